@@ -1,0 +1,50 @@
+"""The home of what makes two messages the same one (D2).
+
+The key is the store's to keep, beside the tenant, for `WINDOW_MS`.
+
+| asked for     | key                                                       |
+| ------------- | --------------------------------------------------------- |
+| an id         | `id:<id>`, for a group `id:<id>:<group>:<url>`            |
+| by content    | `content:<sha256>` of group, url, forwarded headers, body |
+| both          | the id's                                                  |
+
+Neither an id nor the name of a group may contain a colon, so no two keys
+can be confused.
+"""
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Final
+
+WINDOW_MS: Final = 600_000
+
+
+def dedup_key(
+    *,
+    deduplication_id: str | None,
+    content_based: bool,
+    url: str,
+    header: Mapping[str, Sequence[str]],
+    body: bytes,
+    group: str | None = None,
+) -> str | None:
+    """The key of one message, or None when it is not to be deduplicated.
+
+    `header` is what is forwarded, with canonical names; the order of names
+    makes no difference, the order of values does (W56).
+    """
+    if deduplication_id is not None:
+        if group is None:
+            return f"id:{deduplication_id}"
+        return f"id:{deduplication_id}:{group}:{url}"
+    if not content_based:
+        return None
+    parts = [(group or "").encode(), url.encode()]
+    for name in sorted(header):
+        parts += [name.encode(), b"%d" % len(header[name])]
+        parts += [value.encode("latin-1") for value in header[name]]
+    # Every part is preceded by its length, so that no text can pass for another split of it.
+    framed = b"".join(b"%d:%b" % (len(part), part) for part in parts)
+    digest = sha256(b"%d:%b" % (len(framed), framed))
+    digest.update(body)
+    return f"content:{digest.hexdigest()}"

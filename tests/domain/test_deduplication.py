@@ -1,0 +1,74 @@
+"""Claims about what makes two messages the same one (D2)."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waypost.domain.deduplication import WINDOW_MS, dedup_key
+
+CONTENT = {"url": "https://example.com", "header": {"Content-Type": ["text/plain"]}, "body": b"hi"}
+HEADERS = st.dictionaries(
+    st.sampled_from(["A", "B", "Ab"]), st.lists(st.text("ab:1", max_size=3), max_size=3), max_size=3
+)
+
+
+def _by_content(**changed):
+    return dedup_key(deduplication_id=None, content_based=True, **(CONTENT | changed))
+
+
+def test_the_window_is_ten_minutes():  # W52
+    assert WINDOW_MS == 10 * 60 * 1000
+
+
+def test_without_being_asked_nothing_is_deduplicated():
+    assert dedup_key(deduplication_id=None, content_based=False, **CONTENT) is None
+
+
+def test_an_id_is_the_whole_key_whatever_else_is_sent():  # W51
+    other = {"url": "https://other.example", "header": {}, "body": b"bye"}
+    for content_based in (False, True):
+        for content in (CONTENT, other):
+            key = dedup_key(deduplication_id="a", content_based=content_based, **content)
+            assert key == "id:a"
+
+
+def test_the_endpoints_of_a_group_are_deduplicated_one_by_one():
+    keys = {
+        dedup_key(
+            deduplication_id="a", content_based=False, group=group, **(CONTENT | {"url": url})
+        )
+        for group in (None, "g", "h")
+        for url in ("https://a.example", "https://b.example")
+    }
+    assert keys == {
+        "id:a",
+        "id:a:g:https://a.example",
+        "id:a:g:https://b.example",
+        "id:a:h:https://a.example",
+        "id:a:h:https://b.example",
+    }
+
+
+def test_content_is_destination_body_and_headers():  # W54, W56
+    keys = [
+        _by_content(),
+        _by_content(url="https://example.com/"),
+        _by_content(body=b"hi "),
+        _by_content(header={"Content-Type": ["text/html"]}),
+        _by_content(header={"Content-Type": ["text/plain"], "X": ["1"]}),
+        _by_content(group="g"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert all(re.fullmatch("content:[0-9a-f]{64}", key) for key in keys)
+
+
+def test_the_order_of_header_names_makes_no_difference():
+    one, two = {"A": ["1"], "B": ["2"]}, {"B": ["2"], "A": ["1"]}
+    assert _by_content(header=one) == _by_content(header=two)
+
+
+@given(st.tuples(HEADERS, st.binary(max_size=4)), st.tuples(HEADERS, st.binary(max_size=4)))
+def test_different_content_never_has_the_same_key(one, two):
+    same = _by_content(header=one[0], body=one[1]) == _by_content(header=two[0], body=two[1])
+    assert same == (one == two)
