@@ -1,0 +1,358 @@
+"""The home of what a store promises.  These docstrings are its law.
+
+An engine keeps messages, deliveries, the log, dead letters, queues, tenants
+and keys; `waypost.store.sqlite` is one.  Every engine passes the suite in
+`tests/store`.
+
+- What a call has returned is on disk: a 2xx may follow.
+- A call is atomic.  Calls that wait at the same moment may share a transaction,
+  but never a fault: where a shared one fails, its calls run singly, and only
+  the guilty one raises.  A full disk, an I/O error and a lost database are
+  nobody's fault, and everyone gets `StoreFull` or `StoreUnavailable`.
+- No engine reads a clock: time comes in as `now_ms`.
+- No call crosses tenants but `claim`, `settle`, `release` and upkeep.
+- Readers see what is committed, and never wait for a writer.
+
+A delivery waits in one *lane* (its queue; else its tenant and host), and is
+admitted against the resources that it names (queue, host, node).  A queue's
+place is a *hold*: a row written by the claim and deleted by the settle that
+ends the message.  Places of a host and of the node are this process's own and
+live in `Places`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from waypost.domain.attempt import Outcome, Verdict
+from waypost.domain.message import Logged, Message
+from waypost.domain.places import SUSPECT_AFTER, Places, Sign
+from waypost.domain.signing import SigningKeys
+
+
+class Draft(Struct, frozen=True, kw_only=True):
+    """A message that asks to be accepted.
+
+    `dedup_key` is None where the publisher asked for no deduplication; else the
+    key is taken until `dedup_until_ms`.
+    """
+
+    message: Message
+    body: bytes
+    host: str
+    dedup_key: str | None = None
+    dedup_until_ms: int = 0
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """The right to attempt one delivery, once.
+
+    `token` only grows: a settle with an older one is stale.  `retried` counts
+    the retries already made, and `interrupted` the attempts that a crash cut
+    short.
+    """
+
+    number: int
+    token: int
+    message: Message
+    body: bytes
+    host: str
+    retried: int = 0
+    interrupted: int = 0
+
+
+def take_place(places: Places, claim: Claim) -> None:
+    """Begin the attempt of a claim."""
+    places.take(claim.host, size=len(claim.body), suspect=claim.interrupted >= SUSPECT_AFTER)
+
+
+def give_back_place(places: Places, claim: Claim, sign: Sign) -> None:
+    """End the attempt of a claim, and learn from it."""
+    places.give_back(
+        claim.host, sign, size=len(claim.body), suspect=claim.interrupted >= SUSPECT_AFTER
+    )
+
+
+class Accepted(Struct, frozen=True, kw_only=True):
+    """What became of a draft: its id, or the id of the first of its kind."""
+
+    message_id: str
+    deduplicated: bool = False
+
+
+class Claimed(Struct, frozen=True, kw_only=True):
+    """What a claim handed out, and when the next message that may go falls due.
+
+    A `next_due_ms` that has passed says that there is more to claim now; None,
+    that nothing waits that could go.
+    """
+
+    claims: list[Claim]
+    next_due_ms: int | None
+
+
+class Cancelled(Struct, frozen=True, kw_only=True):
+    """How many deliveries a cancel reached, in flight ones too; `known` says
+    whether there is such a message at all (D16)."""
+
+    count: int
+    known: bool
+
+
+class LogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the log, with the message it speaks of.
+
+    `cursor` names its place.  Response fields are those of an ERROR.
+    """
+
+    cursor: str
+    time_ms: int
+    state: Logged
+    message: Message
+    body: bytes
+    next_delivery_ms: int | None = None
+    error: str | None = None
+    response_status: int | None = None
+    response_header: dict[str, list[str]] | None = None
+    response_body: bytes | None = None
+
+
+class LogFilter(Struct, frozen=True, kw_only=True):
+    """Which entries are asked for: a field that is empty asks for all."""
+
+    message_ids: Sequence[str] = ()
+    states: Sequence[Logged] = ()
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True):
+    """A message that ended without success, and the last answer it got."""
+
+    id: str
+    failed_ms: int
+    message: Message
+    body: bytes
+    why: str
+    response_status: int = 0
+    response_header: dict[str, list[str]] | None = None
+    response_body: bytes = b""
+
+
+class Queue(Struct, frozen=True, kw_only=True):
+    """A queue and how many of its messages are not yet done (`lag`)."""
+
+    name: str
+    parallelism: int
+    paused: bool
+    created_ms: int
+    updated_ms: int
+    lag: int
+
+
+class Token(Struct, frozen=True, kw_only=True):
+    """An API token, known by its hash only."""
+
+    id: str
+    tenant: str
+    sha256: bytes
+    read_only: bool
+    created_ms: int
+
+
+class Tenant(Struct, frozen=True, kw_only=True):
+    """Whoever owns messages, tokens and signing keys."""
+
+    id: str
+    created_ms: int
+    keys: SigningKeys
+    revoked: bool = False
+
+
+class LogPage(Struct, frozen=True):
+    """Part of the log, newest first; `cursor` is None at its end (D35)."""
+
+    entries: list[LogEntry]
+    cursor: str | None
+
+
+class DeadLetterPage(Struct, frozen=True):
+    """Part of the dead letter queue, oldest first; `cursor` is None at its end."""
+
+    dead_letters: list[DeadLetter]
+    cursor: str | None
+
+
+class Pulse(Struct, frozen=True, kw_only=True):
+    """How the store is: what readiness and the metrics are made of.
+
+    `due` are those of the `waiting` whose time has come, whatever holds them up.
+    `oldest_due_ms` is when the oldest message that may be claimed fell due, None
+    where none waits.  `refusing` is None, or why publishes are refused.
+    """
+
+    waiting: int
+    due: int
+    claimed: int
+    dead_letters: int
+    oldest_due_ms: int | None
+    store_bytes: int
+    free_bytes: int
+    refusing: str | None
+
+
+class Retention(Struct, frozen=True, kw_only=True):
+    """How long history is kept, and how large the store may grow (bytes; 0: as it likes)."""
+
+    log_ms: int
+    dead_letter_ms: int
+    store_bytes_max: int = 0
+
+
+class Deliveries(Protocol):
+    """Messages from acceptance to their end."""
+
+    async def add(
+        self,
+        drafts: Sequence[Draft],
+        *,
+        places: Places,
+        hand_over: Callable[[Claim], None],
+        now_ms: int,
+    ) -> list[Accepted]:
+        """Accept all of the drafts, or none; durable when it returns.
+
+        A draft whose dedup key is taken at `now_ms` is not accepted: it is
+        answered with the id of the first, also where that one came in the same
+        call or at the same moment.  Cancelling does not free a key (D2).
+
+        A queue that is named is created if it is missing, with parallelism 1
+        (W75).  The place in a queue is fixed here: (the later of acceptance and
+        not-before, sequence); acceptance never goes back within a queue (D23).
+
+        A message that is due, whose lane has room and nothing older waiting,
+        may be born claimed, its place taken from `places`: the claim is given
+        to `hand_over` once it is durable, also when the caller has gone.  At
+        most half of the free places go that way while any other lane is ready.
+
+        Raises StoreFull when free space is below the watermark.
+        """
+        ...
+
+    async def claim(self, *, count_max: int, places: Places, now_ms: int) -> Claimed:
+        """Hand out up to `count_max` due messages, as `places` has room for them.
+
+        In order within a lane; fairly between tenants, and then between
+        their lanes.  No message is handed out twice while its claim lasts.  A
+        message in retry keeps its place in its queue, and goes before those
+        that wait for a place.  Places are taken from `places`.
+
+        The cost does not grow with what is not due or may not go: a paused or
+        full queue, a host without places, a delayed message are not visited.
+        """
+        ...
+
+    async def settle(
+        self, claim: Claim, verdict: Verdict, outcome: Outcome, *, now_ms: int
+    ) -> Logged:
+        """Record how an attempt ended, with all that follows, in one transaction.
+
+        The log entries, the next due time or the end of the delivery, the dead
+        letter, the freed hold.  Answers the log's last word.  A claim that was
+        asked to cancel ends as DELIVERED after a success and as CANCELED else
+        (D16).
+
+        Raises StaleClaim when the claim was lost, and then changes nothing.
+        """
+        ...
+
+    async def release(self, claims: Sequence[Claim], *, now_ms: int) -> None:
+        """Give claims back undelivered; it is not counted as an interruption (D18).
+
+        Claims that were lost are passed over.
+        """
+        ...
+
+    async def cancel(self, tenant: str, message_id: str, *, now_ms: int) -> Cancelled:
+        """Cancel a message: at once where it waits, as soon as its attempt ends where
+        one is in flight, which logs CANCEL_REQUESTED now (D16)."""
+        ...
+
+
+class Reader(Protocol):
+    """What there is to see.  Nothing here changes anything."""
+
+    async def message(self, tenant: str, message_id: str) -> tuple[Message, bytes] | None:
+        """The message and its body, for as long as its row is kept (D17)."""
+        ...
+
+    async def log(
+        self, tenant: str, *, where: LogFilter, cursor: str | None, count_max: int, bytes_max: int
+    ) -> LogPage:
+        """A page of the log, newest first, that ends at `count_max` or at `bytes_max` (D35).
+
+        Complete and stable from page to page, whatever is logged meanwhile.
+        Raises Invalid for a cursor that is not one of ours.
+        """
+        ...
+
+    async def dead_letters(
+        self, tenant: str, *, cursor: str | None, count_max: int
+    ) -> DeadLetterPage:
+        """A page of dead letters, oldest first."""
+        ...
+
+    async def dead_letter(self, tenant: str, dead_letter_id: str) -> DeadLetter | None: ...
+
+    async def queue(self, tenant: str, name: str) -> Queue | None: ...
+
+    async def tenants(self) -> list[Tenant]: ...
+
+    async def tokens(self) -> list[Token]: ...
+
+    async def changed(self) -> bool:
+        """Whether another process has written since this was last asked: the command
+        line may have changed tenants or tokens (D32)."""
+        ...
+
+    async def pulse(self, *, now_ms: int) -> Pulse:
+        """How the store is.  Raises StoreUnavailable when it is away."""
+        ...
+
+
+class People(Protocol):
+    """Tenants and tokens; the command line writes them, also while a server runs (D32)."""
+
+    async def add_tenant(self, tenant: Tenant) -> None:
+        """Raises Invalid where the id is taken."""
+        ...
+
+    async def revoke_tenant(self, tenant_id: str) -> bool:
+        """End a tenant: its tokens are gone at once, its messages are kept until they end."""
+        ...
+
+    async def add_token(self, token: Token) -> None:
+        """Raises NotFound where there is no such tenant."""
+        ...
+
+    async def revoke_token(self, token_id: str) -> bool: ...
+
+    async def tenants(self) -> list[Tenant]: ...
+
+    async def tokens(self) -> list[Token]: ...
+
+
+class Upkeep(Protocol):
+    """What keeps a store small and well.  Each call is short."""
+
+    async def prune(self, *, retention: Retention, now_ms: int) -> int:
+        """Remove a small chunk of history that retention no longer covers; how many
+        rows went.  0: nothing is left to remove.
+
+        Nothing alive is removed: a message goes only when its log time is over,
+        and it has neither a delivery nor a dead letter.
+        """
+        ...
+
+
+class Store(Deliveries, Reader, Upkeep, Protocol):
+    """What a server asks of an engine."""

@@ -1,0 +1,441 @@
+"""The home of the file: how it is opened, and the one writer.
+
+There is one connection that writes, and it checkpoints too.  Its SQL runs in
+the event loop, in a few statements a batch; what waits for the disk (the commit
+with its sync, and the checkpoint) runs in a thread.  Measured against running
+all of it in the thread: docs/decisions/0002-the-writer.md.
+
+    call ──┐                    ┌─ result
+    call ──┼─ batch ─ SQL ─ COMMIT (thread) ─┼─ result
+    call ──┘  BEGIN             └─ result
+"""
+
+import asyncio
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import apsw
+
+from waypost.domain.errors import StoreBroken, StoreFull, StoreUnavailable
+from waypost.store.migrations import migrations, missing
+
+APPLICATION_ID = 0x57617970  # "Wayp": `file` and other programs can tell what this is.
+
+BATCH_CALLS_MAX = 256
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+"""A batch is bounded; a larger call goes alone."""
+
+CHECKPOINT_PAGES = 1_000
+"""The write-ahead log is moved into the database when it has this many pages (4 MB)."""
+
+BUSY_MS = 2_000
+"""How long the command line and the server wait for each other's short transactions."""
+
+VALUES_ROWS_MAX = 64
+"""Rows of one INSERT.  One statement a power of two keeps few of them prepared."""
+
+READERS = 2
+"""Threads that read for the API."""
+
+T = TypeVar("T")
+
+MIGRATIONS = migrations("waypost.store.sqlite")
+
+
+class Locked(Exception):
+    """Another server has this database open (D32)."""
+
+
+class Numbers:
+    """Numbers that only grow, across restarts too: the boot count, then a counter."""
+
+    def __init__(self, boot: int) -> None:
+        self._latest = boot << 40
+
+    def next(self) -> int:
+        self._latest += 1
+        return self._latest
+
+
+def connect(path: str, *, read_only: bool = False) -> apsw.Connection:
+    """A connection with our pragmas.  Raises StoreUnavailable when it can't be opened."""
+    flags = apsw.SQLITE_OPEN_READONLY if read_only else _OPEN_OR_CREATE
+    try:
+        db = apsw.Connection(path, flags=flags)
+        db.set_busy_timeout(BUSY_MS)
+        if not read_only:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA wal_autocheckpoint = 0")
+            db.execute("PRAGMA journal_size_limit = 67108864")
+            db.execute("PRAGMA foreign_keys = ON")
+    except apsw.Error as fault:
+        raise StoreUnavailable(f"cannot open the database {path}: {fault}") from fault
+    return db
+
+
+_OPEN_OR_CREATE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+
+
+def migrate(db: apsw.Connection) -> None:
+    """Bring the schema up to date, one transaction a migration.
+
+    Raises SchemaTooNew, and then nothing was changed.
+    """
+    for migration in missing(MIGRATIONS, schema_version(db)):
+        with transaction(db):
+            if schema_version(db) < migration.number:  # another process may have been quicker
+                db.execute(migration.sql)
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {migration.number}")
+
+
+def schema_version(db: apsw.Connection) -> int:
+    version: int = db.pragma("user_version")
+    return version
+
+
+class transaction:  # noqa: N801 -- read as a statement: `with transaction(db):`
+    """A short transaction of its own.  IMMEDIATE takes the write lock at once."""
+
+    def __init__(self, db: apsw.Connection, *, kind: str = "IMMEDIATE") -> None:
+        self._db = db
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        self._db.execute(f"BEGIN {self._kind}")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        at: TracebackType | None,
+    ) -> Literal[False]:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+        return False
+
+
+class FileLock:
+    """The server's hold on a database: an flock on a file beside it, gone with the process."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise Locked(f"another server has {path} open") from None
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def query(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
+    """The cursor of a statement that answers rows; what is in them the schema says."""
+    return db.execute(sql, values)
+
+
+def insert(db: apsw.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows with few statements: up to `VALUES_ROWS_MAX` of them in each.
+
+    Measured for 64 messages: 10 us a message, against 14-16 us with executemany
+    and 17 us with json_each.
+    """
+    at, left = 0, len(rows)
+    size = VALUES_ROWS_MAX
+    while left:
+        while size > left:
+            size //= 2
+        db.execute(
+            _insert_sql(table, len(rows[0]), size),
+            [value for row in rows[at : at + size] for value in row],
+        )
+        at, left = at + size, left - size
+
+
+def _insert_sql(table: str, columns: int, rows: int) -> str:
+    sql = _INSERTS.get((table, rows))
+    if sql is None:
+        one = f"({','.join('?' * columns)})"
+        sql = f"INSERT INTO {table} VALUES {','.join([one] * rows)}"
+        _INSERTS[table, rows] = sql
+    return sql
+
+
+_INSERTS: dict[tuple[str, int], str] = {}
+
+
+def marks(count: int) -> str:
+    """As many `?` as it takes, a power of two, so that few statements are prepared."""
+    return ",".join("?" * (1 << (count - 1).bit_length()))
+
+
+def filled(values: list[int]) -> list[int]:
+    """The values for `marks`: the last one is repeated to fill up."""
+    return values + values[-1:] * ((1 << (len(values) - 1).bit_length()) - len(values))
+
+
+class Batch:
+    """One transaction's worth of calls: what operations need beside their arguments."""
+
+    __slots__ = ("_data_version", "db", "numbers", "on_commit", "on_rollback", "waits")
+
+    def __init__(self, db: apsw.Connection, numbers: Numbers) -> None:
+        self.db = db
+        self.numbers = numbers
+        self.on_commit: list[Callable[[], None]] = []
+        self.on_rollback: list[Callable[[], None]] = []
+        self.waits = False
+        self._data_version: int | None = None
+
+    def changed_by_others(self) -> bool:
+        """Whether another connection has written since this was last asked."""
+        version = self.db.pragma("data_version")
+        changed = bool(version != self._data_version)
+        self._data_version = version
+        return changed
+
+    def someone_waits(self) -> None:
+        """Note that a lane may have something to claim, now or later."""
+        self.waits = True
+
+
+Operation = Callable[[Batch, list[Any]], Sequence[Any]]
+"""Runs calls of one kind, given their arguments: a result each.  A result that is an
+exception is raised to that caller alone; an exception that is raised undoes the batch."""
+
+
+class _Call:
+    __slots__ = ("arguments", "done", "operation", "size")
+
+    def __init__(
+        self, operation: Operation, arguments: Any, size: int, done: asyncio.Future[Any]
+    ) -> None:
+        self.operation = operation
+        self.arguments = arguments
+        self.size = size
+        self.done = done
+
+    def answer(self, result: Any) -> None:
+        if self.done.done():
+            return  # the caller has gone
+        if isinstance(result, Exception):
+            self.done.set_exception(result)
+        else:
+            self.done.set_result(result)
+
+
+class Writer:
+    """Merges the calls that wait at the same moment into one transaction.
+
+    Calls of one operation run together; the operations named in `order` run
+    first, in that order.  Of these, `growing` are refused when the disk is
+    full, so that the others can go on.
+    """
+
+    def __init__(
+        self, path: str, *, order: Sequence[Operation], growing: Operation, in_memory: bool
+    ) -> None:
+        self.db = connect(path)
+        migrate(self.db)
+        [boot] = query(self.db, "UPDATE boot SET count = count + 1 RETURNING count").fetchone()
+        self.batch = Batch(self.db, Numbers(boot))
+        self._order = {operation: place for place, operation in enumerate(order)}
+        self._growing = growing
+        self._in_memory = in_memory
+        self._waiting: list[_Call] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._log_pages = 0
+        self.db.set_wal_hook(self._logged)
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="waypost-sync")
+        self._task = self._loop.create_task(self._run(), name="store writer")
+        self.broken: str | None = None
+        self.on_batch: Callable[[int], None] = _ignore
+        self.on_sync: Callable[[float], None] = _ignore
+        self.on_waiting: Callable[[], None] = _ignore_hint
+
+    def call(self, operation: Operation, arguments: Any, *, size: int = 0) -> asyncio.Future[Any]:
+        """Ask for `operation`; the answer comes when it is durable.
+
+        `size` is about how many bytes the call adds to the batch.
+        """
+        done: asyncio.Future[Any] = self._loop.create_future()
+        if self.broken is not None:
+            done.set_exception(StoreBroken(self.broken))
+        else:
+            self._waiting.append(_Call(operation, arguments, size, done))
+            self._wake.set()
+        return done
+
+    async def close(self) -> None:
+        """Finish what was asked, move the log into the database, and let go of the file."""
+        self._closing = True
+        self._wake.set()
+        await self._task
+        self._thread.shutdown()
+        if self.broken is None and not self._in_memory:
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.db.close()
+
+    async def _run(self) -> None:
+        while True:
+            if not self._waiting:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            calls = self._take()
+            self.on_batch(len(calls))
+            await self._transact(calls)
+            if self._log_pages >= CHECKPOINT_PAGES:
+                await self._checkpoint()
+
+    def _take(self) -> list[_Call]:
+        size, taken = 0, 0
+        for call in self._waiting:
+            size += call.size
+            if taken == BATCH_CALLS_MAX or (taken and size > BATCH_BYTES_MAX):
+                break
+            taken += 1
+        calls, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        return calls
+
+    async def _transact(self, calls: list[_Call]) -> None:
+        batch = self.batch
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            results = self._apply(calls)
+            await self._commit()
+        except Exception as fault:  # noqa: BLE001 -- each call is told; nothing is swallowed
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            for undo in batch.on_rollback:
+                undo()
+            self._forget()
+            await self._blame(calls, fault)
+            return
+        for follow in batch.on_commit:
+            follow()
+        if batch.waits:
+            self.on_waiting()
+        self._forget()
+        for call, result in results:
+            call.answer(result)
+
+    def _forget(self) -> None:
+        self.batch.on_commit = []
+        self.batch.on_rollback = []
+        self.batch.waits = False
+
+    def _apply(self, calls: list[_Call]) -> list[tuple[_Call, Any]]:
+        kinds: dict[Operation, list[_Call]] = {}
+        for call in calls:
+            kinds.setdefault(call.operation, []).append(call)
+        results: list[tuple[_Call, Any]] = []
+        for operation in sorted(kinds, key=lambda kind: self._order.get(kind, len(self._order))):
+            same = kinds[operation]
+            results += zip(
+                same, operation(self.batch, [call.arguments for call in same]), strict=True
+            )
+        return results
+
+    async def _commit(self) -> None:
+        if self._in_memory:
+            self.db.execute("COMMIT")
+            return
+        started = self._loop.time()
+        await self._loop.run_in_executor(self._thread, self.db.execute, "COMMIT")
+        self.on_sync(self._loop.time() - started)
+
+    async def _blame(self, calls: list[_Call], fault: Exception) -> None:
+        """Tell everyone of a fault that is nobody's; else find whose it is."""
+        if isinstance(fault, apsw.FullError):
+            full = StoreFull("the disk is full")
+            rest = [call for call in calls if call.operation is not self._growing]
+            for call in calls:
+                if call.operation is self._growing or len(rest) == len(calls):
+                    call.answer(full)
+            if rest and len(rest) < len(calls):
+                await self._transact(rest)
+        elif isinstance(fault, apsw.BusyError):
+            for call in calls:
+                call.answer(StoreUnavailable("the database is locked by another process"))
+        elif isinstance(fault, _DISK_FAULTS):
+            # After a failed sync nobody can tell what is on disk: only opening it again can.
+            self.broken = f"the database failed: {type(fault).__name__}: {fault}"
+            for call in calls + self._waiting:
+                call.answer(StoreBroken(self.broken))
+            self._waiting = []
+        elif len(calls) == 1:
+            calls[0].answer(fault)
+        else:
+            for call in calls:
+                await self._transact([call])
+
+    async def _checkpoint(self) -> None:
+        self._log_pages = 0
+        try:
+            await self._loop.run_in_executor(
+                self._thread, self.db.execute, "PRAGMA wal_checkpoint(PASSIVE)"
+            )
+        except apsw.FullError:
+            pass  # the log goes on growing from the reserve; the next commit will tell
+        except apsw.Error as fault:
+            await self._blame([], fault)
+
+    def _logged(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        self._log_pages = pages
+        return int(apsw.SQLITE_OK)
+
+
+_DISK_FAULTS = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError)
+
+
+def _ignore(_figure: float) -> None:
+    """What nobody asked to be told."""
+
+
+def _ignore_hint() -> None:
+    """What nobody asked to be told."""
+
+
+class Readers:
+    """Read-only connections, one a thread; they see what is committed and wait for nobody.
+
+    A database in memory has one connection: it is read in the event loop, where
+    no transaction is ever open.
+    """
+
+    def __init__(self, path: str, shared: apsw.Connection | None) -> None:
+        self._path = path
+        self._shared = shared
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="waypost-read")
+        self._own = threading.local()
+
+    async def look(self, look: Callable[[apsw.Connection], T]) -> T:
+        """Run `look` on a snapshot.  Raises StoreUnavailable when the store is away."""
+        if self._shared is not None:
+            return look(self._shared)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._look, look)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+    def _look(self, look: Callable[[apsw.Connection], T]) -> T:
+        db: apsw.Connection | None = getattr(self._own, "db", None)
+        try:
+            if db is None:
+                db = self._own.db = connect(self._path, read_only=True)
+            with transaction(db, kind="DEFERRED"):
+                return look(db)
+        except apsw.Error as fault:
+            raise StoreUnavailable(f"the database cannot be read: {fault}") from fault

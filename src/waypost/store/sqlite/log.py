@@ -1,0 +1,105 @@
+"""The home of the log: one row an event, with the message's facts beside it when read."""
+
+import apsw
+import msgspec
+
+from waypost.domain.attempt import Outcome
+from waypost.domain.errors import Invalid
+from waypost.domain.message import Logged, Message
+from waypost.store.protocol import LogEntry, LogFilter, LogPage
+from waypost.store.sqlite.database import query
+
+
+class Detail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an event or a dead letter has beside its state."""
+
+    next_delivery_ms: int | None = None
+    error: str | None = None
+    why: str | None = None
+    status: int | None = None
+    header: dict[str, list[str]] | None = None
+    body: bytes | None = None
+
+
+decode_detail = msgspec.json.Decoder(Detail).decode
+decode_message = msgspec.json.Decoder(Message).decode
+
+
+def answer_of(outcome: Outcome, *, why: str | None = None) -> Detail:
+    """What is kept of an answer."""
+    header: dict[str, list[str]] = {}
+    for name, value in outcome.header:
+        header.setdefault(name.title(), []).append(value)
+    error = outcome.error
+    if outcome.redialled:
+        error = f"{error or ''} (sent again on a fresh connection)".strip()
+    return Detail(
+        error=error, why=why, status=outcome.status, header=header or None, body=outcome.body
+    )
+
+
+def note_of(outcome: Outcome) -> Detail | None:
+    """What is worth noting of a success."""
+    if outcome.redialled:
+        return Detail(error="sent again: the pooled connection had been closed (D15)")
+    return None
+
+
+def page(
+    db: apsw.Connection,
+    tenant: str,
+    *,
+    where: LogFilter,
+    cursor: str | None,
+    count_max: int,
+    bytes_max: int,
+) -> LogPage:
+    """A page of the log; see `Reader.log`."""
+    before_ms, before = read_cursor(cursor) if cursor is not None else (1 << 62, 0)
+    sql = "SELECT e.time_ms, e.number, e.state, e.detail, m.number, m.facts FROM event e"
+    sql += " CROSS JOIN message m ON m.tenant = e.tenant AND m.id = e.message_id"
+    sql += " WHERE e.tenant = ? AND (e.time_ms, e.number) < (?, ?)"
+    values: list[object] = [tenant, before_ms, before]
+    for column, wanted in (("message_id", where.message_ids), ("state", where.states)):
+        if wanted:
+            sql += f" AND e.{column} IN ({','.join('?' * len(wanted))})"
+            values += wanted
+    sql += " ORDER BY e.time_ms DESC, e.number DESC LIMIT ?"
+    entries: list[LogEntry] = []
+    room = bytes_max
+    for time_ms, number, state, raw, message_number, facts in query(
+        db, sql, (*values, count_max + 1)
+    ):
+        detail = Detail() if raw is None else decode_detail(raw)
+        found = query(db, "SELECT bytes FROM body WHERE number = ?", (message_number,)).fetchone()
+        body = b"" if found is None else found[0]
+        room -= len(facts) + len(body) + len(raw or b"")
+        if entries and (len(entries) == count_max or room < 0):
+            return LogPage(entries, entries[-1].cursor)
+        entries.append(
+            LogEntry(
+                cursor=f"{time_ms}-{number}",
+                time_ms=time_ms,
+                state=Logged(state),
+                message=decode_message(facts),
+                body=body,
+                next_delivery_ms=detail.next_delivery_ms,
+                error=detail.error,
+                response_status=detail.status,
+                response_header=detail.header,
+                response_body=detail.body,
+            )
+        )
+    return LogPage(entries, None)
+
+
+def read_cursor(cursor: str) -> tuple[int, int]:
+    """The place that a cursor names.  Raises Invalid."""
+    time_ms, dash, number = cursor.partition("-")
+    if not (dash and _is_number(time_ms) and _is_number(number)):
+        raise Invalid("cursor: not one that this server gave")
+    return int(time_ms), int(number)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19

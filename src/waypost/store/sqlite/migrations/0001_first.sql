@@ -1,0 +1,121 @@
+-- Times are UTC milliseconds.  Numbers only grow, across restarts too: boot << 40 | count.
+
+CREATE TABLE boot (count INTEGER NOT NULL) STRICT;
+INSERT INTO boot VALUES (0);
+
+CREATE TABLE tenant (
+    id          TEXT    NOT NULL PRIMARY KEY,
+    created_ms  INTEGER NOT NULL,
+    current_key TEXT    NOT NULL,
+    next_key    TEXT    NOT NULL,
+    revoked     INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE token (
+    id         TEXT    NOT NULL PRIMARY KEY,
+    tenant     TEXT    NOT NULL REFERENCES tenant (id),
+    sha256     BLOB    NOT NULL UNIQUE,
+    read_only  INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The immutable facts of a message, as JSON: a Message of the domain.
+CREATE TABLE message (
+    tenant TEXT    NOT NULL,
+    id     TEXT    NOT NULL,
+    number INTEGER NOT NULL,
+    facts  BLOB    NOT NULL,
+    PRIMARY KEY (tenant, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE body (
+    number INTEGER NOT NULL PRIMARY KEY,
+    bytes  BLOB    NOT NULL
+) STRICT;
+
+-- What is still alive.  `token` is set while a claim is out.
+CREATE TABLE delivery (
+    number      INTEGER NOT NULL PRIMARY KEY,
+    tenant      TEXT    NOT NULL,
+    message_id  TEXT    NOT NULL,
+    lane        TEXT    NOT NULL,
+    host        TEXT    NOT NULL,
+    due_ms      INTEGER NOT NULL,
+    token       INTEGER,
+    holding     INTEGER NOT NULL DEFAULT 0,
+    retried     INTEGER NOT NULL DEFAULT 0,
+    interrupted INTEGER NOT NULL DEFAULT 0,
+    canceling   INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- A lane is read from its head: those that hold a place first, then in order.
+CREATE INDEX delivery_waiting ON delivery (tenant, lane, holding, due_ms, number)
+    WHERE token IS NULL;
+
+-- A lane has a row while something waits in it.  `turn_ms` is when its turn comes: the
+-- later of when its head falls due and when it was last served.  It is null while nothing
+-- in it may go (its queue is paused or full); `blocked_on` names another resource.
+CREATE TABLE lane (
+    tenant     TEXT NOT NULL,
+    lane       TEXT NOT NULL,
+    turn_ms    INTEGER,
+    blocked_on TEXT,
+    PRIMARY KEY (tenant, lane)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX lane_turn ON lane (tenant, turn_ms) WHERE blocked_on IS NULL AND turn_ms IS NOT NULL;
+CREATE INDEX lane_due ON lane (turn_ms) WHERE blocked_on IS NULL AND turn_ms IS NOT NULL;
+CREATE INDEX lane_blocked ON lane (blocked_on, turn_ms) WHERE blocked_on IS NOT NULL;
+
+-- A place taken in a queue, by the message of that number.
+CREATE TABLE hold (
+    tenant   TEXT    NOT NULL,
+    resource TEXT    NOT NULL,
+    number   INTEGER NOT NULL,
+    PRIMARY KEY (tenant, resource, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE queue (
+    tenant      TEXT    NOT NULL,
+    name        TEXT    NOT NULL,
+    parallelism INTEGER NOT NULL,
+    paused      INTEGER NOT NULL DEFAULT 0,
+    created_ms  INTEGER NOT NULL,
+    updated_ms  INTEGER NOT NULL,
+    accepted_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+
+-- The log.  `detail` is JSON, only where there is any.
+CREATE TABLE event (
+    tenant     TEXT    NOT NULL,
+    time_ms    INTEGER NOT NULL,
+    number     INTEGER NOT NULL,
+    message_id TEXT    NOT NULL,
+    state      TEXT    NOT NULL,
+    detail     BLOB,
+    PRIMARY KEY (tenant, time_ms, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX event_message ON event (tenant, message_id);
+
+CREATE TABLE dead_letter (
+    tenant     TEXT    NOT NULL,
+    failed_ms  INTEGER NOT NULL,
+    number     INTEGER NOT NULL,
+    message_id TEXT    NOT NULL,
+    detail     BLOB    NOT NULL,
+    PRIMARY KEY (tenant, failed_ms, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX dead_letter_message ON dead_letter (tenant, message_id);
+
+CREATE TABLE dedup (
+    tenant     TEXT    NOT NULL,
+    key        TEXT    NOT NULL,
+    message_id TEXT    NOT NULL,
+    until_ms   INTEGER NOT NULL,
+    PRIMARY KEY (tenant, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX dedup_until ON dedup (until_ms);

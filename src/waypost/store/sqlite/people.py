@@ -1,0 +1,103 @@
+"""The home of tenants and tokens.
+
+The command line writes them through short transactions of its own, also while
+a server has the database open (D32); the server sees that by `data_version`.
+"""
+
+import apsw
+
+from waypost.domain.errors import Invalid, NotFound
+from waypost.domain.signing import SigningKeys
+from waypost.store.protocol import Tenant, Token
+from waypost.store.sqlite.database import connect, migrate, query, transaction
+
+
+class PeopleFile:
+    """Tenants and tokens of a database, without the server's lock."""
+
+    def __init__(self, path: str) -> None:
+        self._db = connect(path)
+        migrate(self._db)
+
+    async def add_tenant(self, tenant: Tenant) -> None:
+        with transaction(self._db):
+            add_tenant(self._db, tenant)
+
+    async def revoke_tenant(self, tenant_id: str) -> bool:
+        with transaction(self._db):
+            self._db.execute("DELETE FROM token WHERE tenant = ?", (tenant_id,))
+            self._db.execute("UPDATE tenant SET revoked = 1 WHERE id = ?", (tenant_id,))
+            return bool(self._db.changes())
+
+    async def add_token(self, token: Token) -> None:
+        with transaction(self._db):
+            add_token(self._db, token)
+
+    async def revoke_token(self, token_id: str) -> bool:
+        with transaction(self._db):
+            self._db.execute("DELETE FROM token WHERE id = ?", (token_id,))
+            return bool(self._db.changes())
+
+    async def tenants(self) -> list[Tenant]:
+        return tenants(self._db)
+
+    async def tokens(self) -> list[Token]:
+        return tokens(self._db)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def add_tenant(db: apsw.Connection, tenant: Tenant) -> None:
+    """Raises Invalid where the id is taken."""
+    keys = tenant.keys
+    try:
+        db.execute(
+            "INSERT INTO tenant VALUES (?, ?, ?, ?, 0)",
+            (tenant.id, tenant.created_ms, keys.current, keys.next),
+        )
+    except apsw.ConstraintError:
+        raise Invalid(f"there is a tenant {tenant.id} already") from None
+
+
+def add_token(db: apsw.Connection, token: Token) -> None:
+    """Raises NotFound where there is no such tenant, or it was revoked."""
+    live = "SELECT 1 FROM tenant WHERE id = ? AND revoked = 0"
+    if query(db, live, (token.tenant,)).fetchone() is None:
+        raise NotFound(f"there is no tenant {token.tenant}")
+    db.execute(
+        "INSERT INTO token VALUES (?, ?, ?, ?, ?)",
+        (token.id, token.tenant, token.sha256, token.read_only, token.created_ms),
+    )
+
+
+def tenants(db: apsw.Connection) -> list[Tenant]:
+    """Everyone, those who were revoked too: their last deliveries are still signed."""
+    return [
+        Tenant(
+            id=tenant_id,
+            created_ms=created_ms,
+            keys=SigningKeys(current=current, next=following),
+            revoked=bool(revoked),
+        )
+        for tenant_id, created_ms, current, following, revoked in query(
+            db,
+            "SELECT id, created_ms, current_key, next_key, revoked FROM tenant ORDER BY created_ms",
+        )
+    ]
+
+
+def tokens(db: apsw.Connection) -> list[Token]:
+    return [
+        Token(
+            id=token_id,
+            tenant=tenant,
+            sha256=sha256,
+            read_only=bool(read_only),
+            created_ms=created_ms,
+        )
+        for token_id, tenant, sha256, read_only, created_ms in query(
+            db,
+            "SELECT id, tenant, sha256, read_only, created_ms FROM token ORDER BY created_ms, id",
+        )
+    ]

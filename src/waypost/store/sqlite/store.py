@@ -1,0 +1,170 @@
+"""The SQLite engine, assembled: `Store` as the protocol promises it."""
+
+from collections.abc import Callable, Sequence
+
+from waypost.domain.attempt import Outcome, Verdict
+from waypost.domain.errors import StoreBroken, StoreFull
+from waypost.domain.message import Logged, Message
+from waypost.domain.places import Places
+from waypost.store.protocol import (
+    Accepted,
+    Cancelled,
+    Claim,
+    Claimed,
+    DeadLetter,
+    DeadLetterPage,
+    Draft,
+    LogFilter,
+    LogPage,
+    Pulse,
+    Queue,
+    Retention,
+    Tenant,
+    Token,
+)
+from waypost.store.sqlite import dead_letters, log, messages, people, queues, upkeep
+from waypost.store.sqlite.database import Batch, FileLock, Readers, Writer, transaction
+
+MEMORY = ":memory:"
+
+FACTS_BYTES = 1_000
+"""About what a message takes beside its body."""
+
+
+class SqliteStore:
+    """One file, or memory.  Open it with `open_store`."""
+
+    def __init__(self, path: str, *, free_bytes_min: int, now_ms: int) -> None:
+        """Take the server's lock, bring the schema up to date, and take over what was claimed.
+
+        Raises Locked, SchemaTooNew and StoreUnavailable; then nothing was changed.
+        """
+        self._path = path
+        self._in_memory = path == MEMORY
+        self._free_bytes_min = free_bytes_min
+        self._claim = messages.Claims().claim
+        self._prune = upkeep.Pruner().prune
+        self._lock = None if self._in_memory else FileLock(path)
+        try:
+            self.writer = Writer(
+                path,
+                order=[messages.settle, messages.release, messages.cancel, self._add],
+                growing=self._add,
+                in_memory=self._in_memory,
+            )
+        except BaseException:
+            if self._lock is not None:
+                self._lock.close()
+            raise
+        self._readers = Readers(path, shared=self.writer.db if self._in_memory else None)
+        with transaction(self.writer.db):
+            self.interrupted = messages.take_over(self.writer.batch, now_ms=now_ms)
+
+    async def close(self) -> None:
+        """Finish what was asked and let go of the file."""
+        self._readers.close()
+        await self.writer.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    # Deliveries
+
+    async def add(
+        self,
+        drafts: Sequence[Draft],
+        *,
+        places: Places,
+        hand_over: Callable[[Claim], None],
+        now_ms: int,
+    ) -> list[Accepted]:
+        size = sum([len(draft.body) for draft in drafts]) + FACTS_BYTES * len(drafts)
+        call = messages.Add(drafts, places, hand_over, now_ms)
+        accepted: list[Accepted] = await self.writer.call(self._add, call, size=size)
+        return accepted
+
+    def _add(self, batch: Batch, calls: list[messages.Add]) -> Sequence[list[Accepted] | StoreFull]:
+        refusing = self._refusing()
+        if refusing is not None:
+            return [StoreFull(refusing) for _ in calls]
+        return messages.add(batch, calls)
+
+    def _refusing(self) -> str | None:
+        """Why publishes are refused, or None."""
+        if self._in_memory or upkeep.free_bytes(self._path) >= self._free_bytes_min:
+            return None
+        return "the disk is nearly full: no new messages until there is room"
+
+    async def claim(self, *, count_max: int, places: Places, now_ms: int) -> Claimed:
+        ask = messages.Ask(count_max, places, now_ms)
+        claimed: Claimed = await self.writer.call(self._claim, ask)
+        return claimed
+
+    async def settle(
+        self, claim: Claim, verdict: Verdict, outcome: Outcome, *, now_ms: int
+    ) -> Logged:
+        call = messages.Settle(claim, verdict, outcome, now_ms)
+        logged: Logged = await self.writer.call(messages.settle, call, size=len(outcome.body))
+        return logged
+
+    async def release(self, claims: Sequence[Claim], *, now_ms: int) -> None:
+        await self.writer.call(messages.release, messages.Release(claims, now_ms))
+
+    async def cancel(self, tenant: str, message_id: str, *, now_ms: int) -> Cancelled:
+        call = messages.Cancel(tenant, message_id, now_ms)
+        cancelled: Cancelled = await self.writer.call(messages.cancel, call)
+        return cancelled
+
+    # Reader
+
+    async def message(self, tenant: str, message_id: str) -> tuple[Message, bytes] | None:
+        return await self._readers.look(lambda db: messages.one(db, tenant, message_id))
+
+    async def log(
+        self, tenant: str, *, where: LogFilter, cursor: str | None, count_max: int, bytes_max: int
+    ) -> LogPage:
+        return await self._readers.look(
+            lambda db: log.page(
+                db, tenant, where=where, cursor=cursor, count_max=count_max, bytes_max=bytes_max
+            )
+        )
+
+    async def dead_letters(
+        self, tenant: str, *, cursor: str | None, count_max: int
+    ) -> DeadLetterPage:
+        return await self._readers.look(
+            lambda db: dead_letters.page(db, tenant, cursor=cursor, count_max=count_max)
+        )
+
+    async def dead_letter(self, tenant: str, dead_letter_id: str) -> DeadLetter | None:
+        return await self._readers.look(lambda db: dead_letters.one(db, tenant, dead_letter_id))
+
+    async def queue(self, tenant: str, name: str) -> Queue | None:
+        return await self._readers.look(lambda db: queues.one(db, tenant, name))
+
+    async def tenants(self) -> list[Tenant]:
+        return await self._readers.look(people.tenants)
+
+    async def tokens(self) -> list[Token]:
+        return await self._readers.look(people.tokens)
+
+    async def changed(self) -> bool:
+        changed: bool = await self.writer.call(_changed, None)
+        return changed
+
+    async def pulse(self, *, now_ms: int) -> Pulse:
+        if self.writer.broken is not None:
+            raise StoreBroken(self.writer.broken)
+        free = 0 if self._in_memory else upkeep.free_bytes(self._path)
+        return await self._readers.look(
+            lambda db: upkeep.pulse(db, free=free, refusing=self._refusing(), now_ms=now_ms)
+        )
+
+    # Upkeep
+
+    async def prune(self, *, retention: Retention, now_ms: int) -> int:
+        removed: int = await self.writer.call(self._prune, upkeep.Prune(retention, now_ms))
+        return removed
+
+
+def _changed(batch: Batch, calls: list[None]) -> list[bool]:
+    return [batch.changed_by_others() for _ in calls]
