@@ -1,0 +1,1 @@
+"""The door for programs: the QStash v2 API over ASGI."""

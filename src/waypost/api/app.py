@@ -1,0 +1,210 @@
+"""The home of the route table, and of the way of a request through it.
+
+Routes are matched on the raw path: it is never decoded as a whole, never
+cleaned and never redirected, for it may hold a URL (contract section 0.1).
+Fixed segments match in any letter case (W6), and what ends in one may be
+followed by a slash (W9).  `{name}` is one segment, percent-decoded once;
+`{name...}` is all that is left, untouched.
+
+This is a plain ASGI application: no framework lies between a request and its
+handler.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum, auto
+from ipaddress import ip_network
+from typing import Final
+
+from msgspec import Struct
+
+from waypost.api import problems
+from waypost.api.answer import Answer, json_answer
+from waypost.api.auth import authenticate, check_dev
+from waypost.api.exchange import Api, Gone, Limits, Receive, Request, Scope, Send
+from waypost.api.routes import dead_letters, health, keys, logs, messages, publish, queues
+from waypost.clock import Clock
+from waypost.domain.errors import Forbidden, MethodNotAllowed, NotFound, Problem
+from waypost.services.access import Access, Failures
+from waypost.services.health import Health
+from waypost.services.publishing import Publishing
+from waypost.store.protocol import Deliveries, Reader
+
+Handler = Callable[[Api, Request], Awaitable[Answer]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Needs(Enum):
+    """What a caller needs to be let in (D29)."""
+
+    NOTHING = auto()
+    READ = auto()
+    WRITE = auto()
+    SECRET = auto()
+
+
+class Route(Struct, frozen=True):
+    """One thing that can be asked.  Its pattern is its name in metrics."""
+
+    method: str
+    pattern: str
+    handler: Handler
+    needs: Needs
+
+
+ROUTES: Final = (
+    Route("POST", "/v2/publish/{destination...}", publish.publish, Needs.WRITE),
+    Route("POST", "/v2/enqueue/{queue}/{destination...}", publish.enqueue, Needs.WRITE),
+    Route("GET", "/v2/messages/{id}", messages.get, Needs.READ),
+    Route("DELETE", "/v2/messages/{id}", messages.cancel, Needs.WRITE),
+    Route("GET", "/v2/events", logs.events, Needs.READ),
+    Route("GET", "/v2/logs", logs.logs, Needs.READ),
+    Route("GET", "/v2/dlq", dead_letters.page, Needs.READ),
+    Route("GET", "/v2/dlq/{id}", dead_letters.get, Needs.READ),
+    Route("GET", "/v2/queues/{name}", queues.get, Needs.READ),
+    Route("GET", "/v2/keys", keys.get, Needs.SECRET),
+    Route("GET", "/healthz", health.alive, Needs.NOTHING),
+    Route("GET", "/readyz", health.ready, Needs.NOTHING),
+    Route("GET", "/metrics", health.metrics, Needs.NOTHING),
+)
+"""Every route there is."""
+
+
+class _Node:
+    """A place in the tree of segments; `rest` says that it takes all that is left."""
+
+    __slots__ = ("fixed", "rest", "routes", "variable")
+
+    def __init__(self) -> None:
+        self.fixed: dict[bytes, _Node] = {}
+        self.variable: _Node | None = None
+        self.rest: _Node | None = None
+        self.routes: dict[str, Route] = {}
+
+
+def _tree(routes: Sequence[Route]) -> _Node:
+    root = _Node()
+    for route in routes:
+        node = root
+        for segment in route.pattern[1:].split("/"):
+            if segment.endswith("...}"):
+                node.rest = node = node.rest or _Node()
+            elif segment.startswith("{"):
+                node.variable = node = node.variable or _Node()
+            else:
+                node = node.fixed.setdefault(segment.lower().encode(), _Node())
+        node.routes[route.method] = route
+        if route.method == "GET":
+            node.routes["HEAD"] = route
+    return root
+
+
+def _find(node: _Node, path: bytes) -> tuple[dict[str, Route], list[bytes]]:
+    """The routes of a path by method, and what stands in their braces."""
+    segments: list[bytes] = []
+    at = 1
+    while True:
+        end = path.find(b"/", at)
+        segment = path[at:] if end < 0 else path[at:end]
+        below = node.fixed.get(segment.lower())
+        if below is not None:
+            node = below
+            slash_may_end = True
+        elif node.variable is not None and segment:
+            node = node.variable
+            segments.append(segment)
+            slash_may_end = False
+        else:
+            return {}, segments
+        if node.rest is not None:
+            segments.append(b"" if end < 0 else path[end + 1 :])
+            return node.rest.routes, segments
+        if end < 0:
+            return node.routes, segments
+        at = end + 1
+        if at == len(path):
+            return node.routes if slash_may_end else {}, segments
+
+
+def _without_route(routes: dict[str, Route], method: str) -> Answer:
+    if not routes:
+        return problems.answer(NotFound("there is no such path"))
+    methods = ", ".join(sorted({*routes, "OPTIONS"}))
+    allow = (b"allow", methods.encode())
+    if method == "OPTIONS":
+        return json_answer({}, header=[allow])
+    return problems.answer(
+        MethodNotAllowed(f"this path does not take {method}, but {methods}"), header=[allow]
+    )
+
+
+def create_app(
+    *,
+    publishing: Publishing,
+    deliveries: Deliveries,
+    reader: Reader,
+    access: Access,
+    health: Health,
+    metrics: Callable[[], Awaitable[bytes]],
+    answered: Callable[[str, int], None],
+    clock: Clock,
+    limits: Limits,
+    trusted_proxies: Sequence[str] = (),
+    dev: bool = False,
+) -> Application:
+    """The HTTP API as an ASGI application.
+
+    `metrics` is the text that is scraped; `answered` is told the route and the
+    status of every answer.  `trusted_proxies` are networks (D12).  `dev` keeps
+    web pages out (D30).
+    """
+    api = Api(
+        publishing=publishing,
+        deliveries=deliveries,
+        reader=reader,
+        access=access,
+        health=health,
+        metrics=metrics,
+        answered=answered,
+        clock=clock,
+        limits=limits,
+        trusted_proxies=[ip_network(network) for network in trusted_proxies],
+        dev=dev,
+        failures=Failures(),
+    )
+    root = _tree(ROUTES)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        name = "none"
+        request = None
+        try:
+            if dev:
+                check_dev(scope)
+            routes, segments = _find(root, scope["raw_path"])
+            route = routes.get(scope["method"])
+            if route is None:
+                answer = _without_route(routes, scope["method"])
+            else:
+                name = route.pattern
+                request = Request(scope, receive, segments)
+                if route.needs is not Needs.NOTHING:
+                    caller = authenticate(api, request, scope)
+                    if caller.read_only and route.needs is not Needs.READ:
+                        raise Forbidden("this token may only read")
+                    request.tenant = caller.tenant
+                answer = await route.handler(api, request)
+        except Gone:
+            return
+        except Problem as problem:
+            answer = problems.answer(problem)
+        except Exception:  # noqa: BLE001 - logged, and the caller is told where
+            answer = problems.unexpected(name)
+        finally:
+            if request is not None:
+                request.release(api)
+        answered(name, answer.status)
+        await send(
+            {"type": "http.response.start", "status": answer.status, "headers": answer.header}
+        )
+        await send({"type": "http.response.body", "body": answer.body})
+
+    return app

@@ -1,0 +1,157 @@
+"""The home of one exchange: what handlers are given, and how bodies and queries are read.
+
+A body is read within three bounds: its own size, the size of all bodies that
+are held at once, and its pace.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
+
+from waypost.api.problems import Busy, TooSlow
+from waypost.clock import Clock
+from waypost.domain.errors import Invalid, TooLarge
+from waypost.services.access import Access, Failures
+from waypost.services.health import Health
+from waypost.services.publishing import Publishing
+from waypost.store.protocol import Deliveries, Reader
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Network = IPv4Network | IPv6Network
+
+BODY_GRACE_S: Final = 20
+BODY_BYTES_PER_S_MIN: Final = 1_000
+BODY_S_MAX: Final = 300
+"""A body must keep up a pace once the time of grace is over, and be there in five minutes."""
+
+PARAMETERS_MAX: Final = 1_000
+
+
+class Gone(Exception):
+    """The caller hung up."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How much may come in, and how much goes out in one page (D35)."""
+
+    body_bytes_max: int = 10_000_000
+    receive_bytes_max: int = 256_000_000
+    page_bytes_max: int = 8_000_000
+
+
+class Api(Struct, kw_only=True):
+    """What handlers work with, the same for every request.
+
+    `received_bytes` counts the bodies that are held now, over all requests.
+    """
+
+    publishing: Publishing
+    deliveries: Deliveries
+    reader: Reader
+    access: Access
+    health: Health
+    metrics: Callable[[], Awaitable[bytes]]
+    answered: Callable[[str, int], None]
+    clock: Clock
+    limits: Limits
+    trusted_proxies: Sequence[Network]
+    dev: bool
+    failures: Failures
+    received_bytes: int = 0
+
+
+class Request:
+    """One request.  `segments` are what stands in the braces of its route, still encoded."""
+
+    __slots__ = ("_held_bytes", "_receive", "caller_ip", "header", "query", "segments", "tenant")
+
+    def __init__(self, scope: Scope, receive: Receive, segments: list[bytes]) -> None:
+        self.header: list[tuple[bytes, bytes]] = scope["headers"]
+        self.query: bytes = scope["query_string"]
+        self.segments = segments
+        self.tenant = ""
+        self.caller_ip: str | None = None
+        self._receive = receive
+        self._held_bytes = 0
+
+    def segment(self, number: int) -> str:
+        """A segment of the path, percent-decoded once (contract section 0.1)."""
+        raw = self.segments[number]
+        try:
+            return (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
+        except UnicodeDecodeError:
+            raise Invalid("the path is not UTF-8") from None
+
+    def parameters(self) -> dict[str, list[str]]:
+        """The query: each name with its values, in order, those that are empty left out."""
+        found: dict[str, list[str]] = {}
+        if not self.query:
+            return found
+        parts = self.query.split(b"&")
+        if len(parts) > PARAMETERS_MAX:
+            raise Invalid(f"more than {PARAMETERS_MAX} query parameters")
+        for part in parts:
+            name, _, value = part.replace(b"+", b" ").partition(b"=")
+            if value:
+                try:
+                    found.setdefault(unquote_to_bytes(name).decode(), []).append(
+                        unquote_to_bytes(value).decode()
+                    )
+                except UnicodeDecodeError:
+                    raise Invalid("the query is not UTF-8") from None
+        found.pop("qstash_token", None)
+        return found
+
+    async def body(self, api: Api) -> bytes:
+        """The whole body.
+
+        Raises TooLarge, Busy or TooSlow when a bound is passed, and Gone when
+        the caller hangs up before its end.
+        """
+        limits = api.limits
+        for name, value in self.header:
+            if name == b"content-length" and int(value) > limits.body_bytes_max:
+                raise TooLarge(f"the body is larger than {limits.body_bytes_max} bytes")
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        chunk: bytes = message["body"]
+        self._hold(api, chunk)
+        return await self._rest(api, chunk) if message["more_body"] else chunk
+
+    def release(self, api: Api) -> None:
+        """Count the body as no longer held."""
+        api.received_bytes -= self._held_bytes
+
+    def _hold(self, api: Api, chunk: bytes) -> None:
+        self._held_bytes += len(chunk)
+        api.received_bytes += len(chunk)
+        if self._held_bytes > api.limits.body_bytes_max:
+            raise TooLarge(f"the body is larger than {api.limits.body_bytes_max} bytes")
+        if api.received_bytes > api.limits.receive_bytes_max:
+            raise Busy("too many bodies are being received, try again")
+
+    async def _rest(self, api: Api, chunk: bytes) -> bytes:
+        began_s = asyncio.get_running_loop().time()
+        chunks = [chunk]
+        more = True
+        try:
+            async with asyncio.timeout_at(began_s + BODY_GRACE_S) as deadline:
+                while more:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise Gone
+                    self._hold(api, message["body"])
+                    chunks.append(message["body"])
+                    more = message["more_body"]
+                    pace_s = BODY_GRACE_S + self._held_bytes / BODY_BYTES_PER_S_MIN
+                    deadline.reschedule(began_s + min(BODY_S_MAX, pace_s))
+        except TimeoutError:
+            raise TooSlow("the body did not arrive in time") from None
+        return b"".join(chunks)

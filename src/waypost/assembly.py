@@ -1,0 +1,258 @@
+"""The home of the wiring: the only module that knows every concrete class.
+
+Read it top to bottom.  Fakes come in by keyword, into the same assembly that
+production uses.
+"""
+
+import asyncio
+import random
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import ip_network
+
+import structlog
+from msgspec import Struct
+
+from waypost.api.app import create_app
+from waypost.api.exchange import Limits as ApiLimits
+from waypost.api.server import HttpServer
+from waypost.clock import Clock, SystemClock
+from waypost.domain.dev_users import DEV_USERS
+from waypost.domain.errors import StoreUnavailable
+from waypost.domain.options import Limits
+from waypost.domain.places import Places
+from waypost.domain.retry import Backoff
+from waypost.loops.dispatcher import Dispatcher
+from waypost.loops.supervisor import Supervisor
+from waypost.loops.upkeep import UpkeepLoop
+from waypost.services.access import Access
+from waypost.services.delivery import Delivery
+from waypost.services.health import Health
+from waypost.services.publishing import Publishing
+from waypost.settings import Settings
+from waypost.store.protocol import People, Reader, Retention
+from waypost.store.sqlite import upkeep
+from waypost.store.sqlite.people import PeopleFile
+from waypost.store.sqlite.store import MEMORY, SqliteStore
+from waypost.telemetry import Readings, Telemetry
+from waypost.wire.egress import Egress
+from waypost.wire.protocol import Sender
+from waypost.wire.sender import HttpSender
+
+log = structlog.stdlib.get_logger()
+
+
+class Announcement(Struct, frozen=True, kw_only=True):
+    """What there is to say once requests are served.  `due_count` were kept from before."""
+
+    address: str
+    database: str
+    due_count: int
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """A running server.  Leaving `running` stops it."""
+
+    port: int
+    store: SqliteStore
+    supervisor: Supervisor
+    announcement: Announcement
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, *, dev: bool, clock: Clock | None = None, sender: Sender | None = None
+) -> AsyncIterator[Server]:
+    """Everything, wired; closed in the reverse order it was opened."""
+    clock = clock or SystemClock()
+    telemetry = Telemetry()
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(
+            socket.create_server((settings.listen_host, settings.listen_port), backlog=2_048)
+        )
+        host, port = listener.getsockname()[:2]
+        store = SqliteStore(
+            _path(settings), free_bytes_min=settings.free_bytes_min, now_ms=clock.now_ms()
+        )
+        stack.push_async_callback(store.close)
+        store.writer.on_batch = telemetry.store_batch_calls.observe
+        store.writer.on_sync = telemetry.store_sync_seconds.observe
+
+        allow = [ip_network(network) for network in settings.egress_allow]
+        egress = (
+            Egress.for_development(allow=allow) if dev else Egress(allow=allow, own=[(host, port)])
+        )
+        if sender is None:
+            sender = await stack.enter_async_context(
+                HttpSender(
+                    egress=egress,
+                    body_bytes_max=settings.response_bytes_max,
+                    ca_file=settings.ca_file or None,
+                    nameservers=settings.nameservers,
+                )
+            )
+        access = Access(
+            store,
+            fixed=DEV_USERS if dev else (),
+            refused_tokens=() if dev else [user.token for user in DEV_USERS],
+        )
+        await access.refresh()
+
+        places = Places(
+            count_max=settings.in_flight_max,
+            host_count_max=settings.in_flight_host_max,
+            bytes_max=settings.in_flight_bytes_max,
+        )
+        delivery = Delivery(
+            store,
+            sender,
+            clock,
+            telemetry,
+            keys=access.keys,
+            backoff=Backoff(settings.backoff_exponent),
+            region=settings.region,
+            entropy=secrets.token_bytes,
+        )
+        dispatcher = Dispatcher(store, delivery, places, clock, telemetry)
+        store.writer.on_waiting = dispatcher.loop.wake.set
+        publishing = Publishing(
+            store,
+            clock,
+            telemetry,
+            limits=Limits(
+                retries_default=settings.retries_default,
+                retries_max=settings.retries_max,
+                delay_ms_max=settings.delay_ms_max,
+                timeout_ms_default=settings.timeout_ms_default,
+                timeout_ms_max=settings.timeout_ms_max,
+            ),
+            places=places,
+            hand_over=dispatcher.hand_over,
+            refusal_of_host=egress.refusal_of_host,
+            entropy=random.Random().getrandbits,  # noqa: S311 -- ids are no secrets
+        )
+        keeping = UpkeepLoop(
+            store,
+            access.refresh,
+            clock,
+            telemetry,
+            retention=Retention(
+                log_ms=settings.log_retention_ms,
+                dead_letter_ms=settings.dead_letter_retention_ms,
+                store_bytes_max=settings.store_bytes_max,
+            ),
+        )
+        loops = (dispatcher.loop, keeping.loop)
+        app = create_app(
+            publishing=publishing,
+            deliveries=store,
+            reader=store,
+            access=access,
+            health=Health(
+                store,
+                clock,
+                oldest_due_ms_max=settings.ready_age_ms_max,
+                vitals=[loop.vital for loop in loops],
+            ),
+            metrics=lambda: _metrics(store, places, clock, telemetry),
+            answered=telemetry.answered,
+            clock=clock,
+            limits=ApiLimits(
+                body_bytes_max=settings.body_bytes_max,
+                receive_bytes_max=settings.receive_bytes_max,
+            ),
+            trusted_proxies=settings.trusted_proxies,
+            dev=dev,
+        )
+        door = HttpServer(
+            app,
+            head_bytes_max=settings.head_bytes_max,
+            connections_max=settings.connections_max,
+        )
+        pulse = await store.pulse(now_ms=clock.now_ms())
+        supervisor = await stack.enter_async_context(
+            Supervisor(
+                door=door,
+                dispatcher=dispatcher,
+                others=[keeping.loop],
+                places=places,
+                drain_ms=settings.drain_ms,
+            )
+        )
+        await door.start(listener)
+        announcement = Announcement(
+            address=f"http://{_shown(host)}:{port}", database=settings.database, due_count=pulse.due
+        )
+        log.info("server_started", address=announcement.address, database=settings.database)
+        yield Server(port=port, store=store, supervisor=supervisor, announcement=announcement)
+
+
+async def serve(settings: Settings, *, dev: bool, announce: Callable[[Announcement], None]) -> int:
+    """Serve until a signal comes, or a loop fails for good; the exit code.
+
+    The first SIGTERM or SIGINT drains; the second stops at once, and what is in
+    flight is released; the third is the system's.
+    """
+    loop = asyncio.get_running_loop()
+    async with running(settings, dev=dev) as server:
+        supervisor = server.supervisor
+
+        def stop() -> None:
+            if supervisor.ended.is_set():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.remove_signal_handler(number)
+            supervisor.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        announce(server.announcement)
+        await supervisor.ended.wait()
+    return 0 if supervisor.failed is None else 1
+
+
+@asynccontextmanager
+async def open_people(settings: Settings) -> AsyncIterator[People]:
+    """Tenants and tokens, through short transactions beside a server that may be running."""
+    people = PeopleFile(_path(settings))
+    try:
+        yield people
+    finally:
+        people.close()
+
+
+async def backup(settings: Settings, path: str) -> None:
+    """Write a whole, consistent copy to `path`.  Raises Invalid where it exists."""
+    upkeep.backup(_path(settings), path)
+
+
+def _path(settings: Settings) -> str:
+    path = settings.database_path
+    return MEMORY if path is None else str(path)
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+async def _metrics(reader: Reader, places: Places, clock: Clock, telemetry: Telemetry) -> bytes:
+    now_ms = clock.now_ms()
+    try:
+        pulse = await reader.pulse(now_ms=now_ms)
+    except StoreUnavailable:
+        return telemetry.render(None)
+    oldest_ms = now_ms if pulse.oldest_due_ms is None else pulse.oldest_due_ms
+    return telemetry.render(
+        Readings(
+            messages_waiting=pulse.waiting,
+            messages_claimed=pulse.claimed,
+            dead_letters=pulse.dead_letters,
+            oldest_due_seconds=(now_ms - oldest_ms) / 1000,
+            store_bytes=pulse.store_bytes,
+            free_bytes=pulse.free_bytes,
+            attempts_in_flight=places.in_flight,
+            refusing=int(pulse.refusing is not None),
+        )
+    )

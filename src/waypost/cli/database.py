@@ -1,0 +1,48 @@
+"""The home of the database's file, as the command line sees it: that it is named, there,
+and its owner's alone.  What is in it is the store's."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from waypost.settings import Settings, SettingsError
+
+
+def file_of(settings: Settings) -> Path:
+    """The file that `settings` name.  Raises SettingsError where they name none."""
+    if not settings.database:
+        raise SettingsError(
+            "no database is named: give --database sqlite:///path or set WAYPOST_DATABASE"
+        )
+    path = settings.database_path
+    if path is None:
+        raise SettingsError(
+            "a database in memory ends with its process; only `waypost dev` has one"
+        )
+    return path
+
+
+def existing_file_of(settings: Settings) -> Path:
+    """The same, for commands that must not make one.  Raises FileNotFoundError."""
+    path = file_of(settings)
+    path.stat()
+    return path
+
+
+def make_private(path: Path) -> None:
+    """See that there is a file, and that a new one is its owner's alone.  SQLite gives the
+    files that it puts beside it the same mode."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def erase(path: Path) -> None:
+    """Remove a database, under the lock that a server holds while it has it open."""
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for suffix in ("-wal", "-shm", ""):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except BlockingIOError:
+        raise SettingsError(f"--fresh: another server has {path} open") from None
+    finally:
+        os.close(lock)

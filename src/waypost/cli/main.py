@@ -1,0 +1,63 @@
+"""The home of the command: its parts, its help, and how its faults are told.
+
+A fault is one line on stderr and exit status 2; a traceback means a bug of ours.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from waypost import __version__
+from waypost.cli import people
+from waypost.cli.backup import backup
+from waypost.cli.serve import dev, serve
+from waypost.domain.errors import Problem
+from waypost.settings import SettingsError
+
+EXAMPLES = """\
+Examples:
+
+    waypost dev
+    waypost dev --port 9000 --memory
+    waypost tenant create acme --database sqlite:///waypost.db
+    waypost token create acme --read-only --database sqlite:///waypost.db
+    waypost serve --database sqlite:///waypost.db --listen-host 0.0.0.0
+    waypost backup copy.db --database sqlite:///waypost.db
+
+Every setting is a flag, a WAYPOST_* variable and a key of the --config file.
+"""
+
+app = App(
+    name="waypost",
+    version=__version__,
+    help="A durable HTTP message queue that speaks the QStash v2 API.",
+    help_epilogue=EXAMPLES,
+    help_format="plaintext",
+)
+app.command(dev, help_epilogue="Example: waypost dev --port 9000 --fresh")
+app.command(serve, help_epilogue="Example: waypost serve --database sqlite:////srv/waypost.db")
+app.command(people.tenants)
+app.command(people.tokens)
+app.command(backup, help_epilogue="Example: waypost backup copy.db --database sqlite:///waypost.db")
+
+
+def main() -> None:
+    """Run the command that `sys.argv` asks for, and exit."""
+    try:
+        status = app(
+            with_two_dashes(sys.argv[1:]),
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except (CycloptsError, SettingsError, Problem, OSError) as fault:
+        sys.stderr.write(f"waypost: {' '.join(str(fault).split())}\n")
+        sys.exit(2)
+    sys.exit(status)
+
+
+def with_two_dashes(words: Sequence[str]) -> list[str]:
+    """Flags as the QStash dev server also takes them, `-port 8080`, the way we do."""
+    return ["-" + word if re.match(r"-[a-z][a-z-]", word) else word for word in words]

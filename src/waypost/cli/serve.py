@@ -1,0 +1,111 @@
+"""The home of `waypost dev` and `waypost serve`: how a server is started, and what it says.
+
+What is said goes to stdout, plain and at once, for programs read it too: the JS
+SDK waits there for "running at".  The log goes to stderr.
+"""
+
+import asyncio
+import ipaddress
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import uvloop
+from cyclopts import Parameter
+
+from waypost import __version__, assembly
+from waypost.assembly import Announcement
+from waypost.cli.database import erase, file_of, make_private
+from waypost.cli.flags import Given, with_settings
+from waypost.domain.dev_users import DEV_USERS
+from waypost.settings import DEV_DEFAULTS, MEMORY, Settings, SettingsError
+from waypost.telemetry import configure_logging
+
+DEV_VARIABLES = {
+    "QSTASH_DEV_PORT": "WAYPOST_LISTEN_PORT",
+    "QSTASH_DEV_QUOTA": "WAYPOST_QUOTA",
+}
+"""Variables of the QStash dev server, which the SDKs read too, and what they say to us."""
+
+
+@with_settings()
+def dev(
+    given: Given,
+    *,
+    fresh: Annotated[bool, Parameter(help="Begin with an empty database.", negative="")] = False,
+    memory: Annotated[bool, Parameter(help="Keep nothing on disk.", negative="")] = False,
+) -> int:
+    """Start a development server on this machine, with the QStash dev server's users."""
+    also = {
+        ours: os.environ[theirs] for theirs, ours in DEV_VARIABLES.items() if theirs in os.environ
+    }
+    if memory:
+        if "database" in given.flags:
+            raise SettingsError("--memory and --database contradict each other")
+        given = Given(given.config, {**given.flags, "database": MEMORY})
+    settings = given.settings(defaults=DEV_DEFAULTS, also=also)
+    if not ipaddress.ip_address(settings.listen_host).is_loopback:
+        raise SettingsError(
+            f"listen_host = {settings.listen_host}: `waypost dev` has well-known tokens and "
+            "listens on loopback addresses only; use `waypost serve`"
+        )
+    path = settings.database_path
+    if path is not None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if fresh:
+            erase(path)
+        make_private(path)
+
+    def announce(announcement: Announcement) -> None:
+        user = DEV_USERS[0]
+        where = "in memory" if path is None else str(path.resolve())
+        _say(
+            f"Waypost {__version__} is running at {announcement.address}",
+            "",
+            f"QSTASH_URL={announcement.address}",
+            f"QSTASH_TOKEN={user.token}",
+            f"QSTASH_CURRENT_SIGNING_KEY={user.current}",
+            f"QSTASH_NEXT_SIGNING_KEY={user.next}",
+            "",
+            f"Database: {where}",
+            f"Old messages due now: {announcement.due_count}"
+            + (" (--fresh begins without them)" if announcement.due_count else ""),
+        )
+
+    return _run(settings, dev=True, announce=announce)
+
+
+@with_settings()
+def serve(given: Given) -> int:
+    """Start a server.  It needs a database, and a token in it."""
+    settings = given.settings()
+    make_private(file_of(settings))
+    if not asyncio.run(_has_token(settings)):
+        database = settings.database
+        raise SettingsError(
+            f"{database} has no token, so nobody could publish; make one with "
+            f"`waypost tenant create NAME --database {database}` and then "
+            f"`waypost token create NAME --database {database}`"
+        )
+
+    def announce(announcement: Announcement) -> None:
+        _say(f"Waypost {__version__} is running at {announcement.address}")
+
+    return _run(settings, dev=False, announce=announce)
+
+
+async def _has_token(settings: Settings) -> bool:
+    async with assembly.open_people(settings) as people:
+        return bool(await people.tokens())
+
+
+def _run(settings: Settings, *, dev: bool, announce: Callable[[Announcement], None]) -> int:
+    configure_logging(level=settings.log_level, format=settings.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(assembly.serve(settings, dev=dev, announce=announce))
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()

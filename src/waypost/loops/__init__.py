@@ -1,0 +1,1 @@
+"""When things happen: loops are steps, one file each."""

@@ -1,0 +1,1 @@
+"""What can be asked of us, in terms of the domain, a store and a sender."""
