@@ -16,6 +16,9 @@ REST_MS = 500
 
 PRUNE_EVERY_MS = 10_000
 
+REST_WHILE_PRUNING_MS = 10
+"""Between two chunks publishes and deliveries have their turn."""
+
 
 class UpkeepLoop:
     """Refreshes people each step, and prunes now and then, a chunk a step while there is more."""
@@ -40,8 +43,9 @@ class UpkeepLoop:
         if await self._refresh():
             log.info("people_changed")
         if now_ms >= self._prune_ms:
-            removed = await self._store.prune(retention=self._retention, now_ms=now_ms)
-            self._telemetry.rows_pruned += removed
-            if not removed:
-                self._prune_ms = now_ms + PRUNE_EVERY_MS
+            pruned = await self._store.prune(retention=self._retention, now_ms=now_ms)
+            self._telemetry.rows_pruned += pruned.rows
+            if pruned.more:
+                return REST_WHILE_PRUNING_MS
+            self._prune_ms = now_ms + PRUNE_EVERY_MS
         return REST_MS

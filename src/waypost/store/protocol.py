@@ -200,6 +200,13 @@ class Pulse(Struct, frozen=True, kw_only=True):
     refusing: str | None
 
 
+class Pruned(Struct, frozen=True, kw_only=True):
+    """How many rows went, and whether there is more to look at now."""
+
+    rows: int
+    more: bool
+
+
 class Retention(Struct, frozen=True, kw_only=True):
     """How long history is kept, and how large the store may grow (bytes; 0: as it likes)."""
 
@@ -344,9 +351,8 @@ class People(Protocol):
 class Upkeep(Protocol):
     """What keeps a store small and well.  Each call is short."""
 
-    async def prune(self, *, retention: Retention, now_ms: int) -> int:
-        """Remove a small chunk of history that retention no longer covers; how many
-        rows went.  0: nothing is left to remove.
+    async def prune(self, *, retention: Retention, now_ms: int) -> Pruned:
+        """Remove a small chunk of history that retention no longer covers.
 
         Nothing alive is removed: a message goes only when its log time is over,
         and it has neither a delivery nor a dead letter.

@@ -69,7 +69,8 @@ def connect(path: str, *, read_only: bool = False) -> apsw.Connection:
         db = apsw.Connection(path, flags=flags)
         db.set_busy_timeout(BUSY_MS)
         if not read_only:
-            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            if not db.pragma("page_count"):  # only a new database takes it, before all else
+                db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA wal_autocheckpoint = 0")
@@ -94,6 +95,14 @@ def migrate(db: apsw.Connection) -> None:
                 db.execute(migration.sql)
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {migration.number}")
+
+
+def schema(db: apsw.Connection) -> str:
+    """The whole schema, as `schema.sql` has it."""
+    parts = query(
+        db, "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY tbl_name, type DESC, name"
+    )
+    return "".join(f"{sql};\n\n" for (sql,) in parts)
 
 
 def schema_version(db: apsw.Connection) -> int:
@@ -243,7 +252,11 @@ class Writer:
         self, path: str, *, order: Sequence[Operation], growing: Operation, in_memory: bool
     ) -> None:
         self.db = connect(path)
-        migrate(self.db)
+        try:
+            migrate(self.db)
+        except BaseException:
+            self.db.close()
+            raise
         [boot] = query(self.db, "UPDATE boot SET count = count + 1 RETURNING count").fetchone()
         self.batch = Batch(self.db, Numbers(boot))
         self._order = {operation: place for place, operation in enumerate(order)}
@@ -350,19 +363,23 @@ class Writer:
 
     async def _commit(self) -> None:
         if self._in_memory:
-            self.db.execute("COMMIT")
+            self.commit_now()
             return
-        started = self._loop.time()
-        await self._loop.run_in_executor(self._thread, self.db.execute, "COMMIT")
-        self.on_sync(self._loop.time() - started)
+        started_s = self._loop.time()
+        await self._loop.run_in_executor(self._thread, self.commit_now)
+        self.on_sync(self._loop.time() - started_s)
+
+    def commit_now(self) -> None:
+        """Commit, and wait for the disk."""
+        self.db.execute("COMMIT")
 
     async def _blame(self, calls: list[_Call], fault: Exception) -> None:
         """Tell everyone of a fault that is nobody's; else find whose it is."""
         if isinstance(fault, apsw.FullError):
             full = StoreFull("the disk is full")
-            rest = [call for call in calls if call.operation is not self._growing]
+            rest = [call for call in calls if call.operation != self._growing]
             for call in calls:
-                if call.operation is self._growing or len(rest) == len(calls):
+                if call.operation == self._growing or len(rest) == len(calls):
                     call.answer(full)
             if rest and len(rest) < len(calls):
                 await self._transact(rest)
@@ -420,6 +437,7 @@ class Readers:
         self._shared = shared
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="waypost-read")
         self._own = threading.local()
+        self._opened: list[apsw.Connection] = []
 
     async def look(self, look: Callable[[apsw.Connection], T]) -> T:
         """Run `look` on a snapshot.  Raises StoreUnavailable when the store is away."""
@@ -429,12 +447,15 @@ class Readers:
 
     def close(self) -> None:
         self._threads.shutdown()
+        for db in self._opened:
+            db.close()
 
     def _look(self, look: Callable[[apsw.Connection], T]) -> T:
         db: apsw.Connection | None = getattr(self._own, "db", None)
         try:
             if db is None:
                 db = self._own.db = connect(self._path, read_only=True)
+                self._opened.append(db)
             with transaction(db, kind="DEFERRED"):
                 return look(db)
         except apsw.Error as fault:

@@ -5,6 +5,7 @@ writer's transaction.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import apsw
@@ -33,6 +34,9 @@ LANES_VISITED_MAX = 128
 
 TENANTS_VISITED_MAX = 64
 """Tenants that one claim looks at."""
+
+PASSES_MAX = 3
+"""How often one claim goes round: lanes that had little leave their share to the others."""
 
 encode = msgspec.json.encode
 decode_message = msgspec.json.Decoder(Message).decode
@@ -202,24 +206,36 @@ class Claims:
         db = batch.db
         lanes.reopen(db, ask.places.freed())
         claiming = _Claiming(batch, ask)
-        tenants = lanes.ready_tenants(
-            db, after=self._tenant, now_ms=ask.now_ms, count_max=TENANTS_VISITED_MAX
-        )
-        if tenants:
-            self._tenant = tenants[0]
-            share = -(-LANES_VISITED_MAX // len(tenants))
-            turns = [
-                lanes.ready_lanes(db, tenant, now_ms=ask.now_ms, count_max=share)
-                for tenant in tenants
-            ]
-            count = sum(map(len, turns))
-            for nth in range(max(map(len, turns))):
-                for tenant, ready in zip(tenants, turns, strict=True):
-                    if nth < len(ready) and claiming.left > 0:
-                        claiming.visit(tenant, ready[nth], share=-(-claiming.left // count))
-                    count -= nth < len(ready)
+        for _ in range(PASSES_MAX):
+            if claiming.left <= 0 or not self._pass(db, claiming):
+                break
         claiming.log()
         return Claimed(claims=claiming.claims, next_due_ms=lanes.next_turn_ms(db))
+
+    def _pass(self, db: apsw.Connection, claiming: "_Claiming") -> bool:
+        """Give each ready lane its share, tenants in turn; whether anything was claimed."""
+        now_ms = claiming.ask.now_ms
+        tenants = lanes.ready_tenants(
+            db, after=self._tenant, now_ms=now_ms, count_max=TENANTS_VISITED_MAX
+        )
+        if not tenants:
+            return False
+        self._tenant = tenants[0]
+        count_max = -(-LANES_VISITED_MAX // len(tenants))
+        ready = [
+            [
+                (tenant, lane)
+                for lane in lanes.ready_lanes(db, tenant, now_ms=now_ms, count_max=count_max)
+            ]
+            for tenant in tenants
+        ]
+        turns = [turn for nth in zip_longest(*ready) for turn in nth if turn is not None]
+        before = claiming.left
+        for visited, (tenant, lane) in enumerate(turns):
+            if claiming.left <= 0:
+                break
+            claiming.visit(tenant, lane, share=-(-claiming.left // (len(turns) - visited)))
+        return claiming.left < before
 
 
 class _Claiming:

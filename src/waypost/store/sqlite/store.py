@@ -16,6 +16,7 @@ from waypost.store.protocol import (
     Draft,
     LogFilter,
     LogPage,
+    Pruned,
     Pulse,
     Queue,
     Retention,
@@ -161,9 +162,9 @@ class SqliteStore:
 
     # Upkeep
 
-    async def prune(self, *, retention: Retention, now_ms: int) -> int:
-        removed: int = await self.writer.call(self._prune, upkeep.Prune(retention, now_ms))
-        return removed
+    async def prune(self, *, retention: Retention, now_ms: int) -> Pruned:
+        pruned: Pruned = await self.writer.call(self._prune, upkeep.Prune(retention, now_ms))
+        return pruned
 
 
 def _changed(batch: Batch, calls: list[None]) -> list[bool]:

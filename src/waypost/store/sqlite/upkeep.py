@@ -8,12 +8,15 @@ import msgspec
 
 from waypost.domain.errors import Invalid, StoreUnavailable
 from waypost.domain.ids import first_message_id
-from waypost.store.protocol import Pulse, Retention
+from waypost.store.protocol import Pruned, Pulse, Retention
 from waypost.store.sqlite import lanes
 from waypost.store.sqlite.database import Batch, connect, query
 
 CHUNK = 500
 """Rows that one call removes at most, of each kind."""
+
+BEGINNING = ("", "")
+"""Before every tenant and message id."""
 
 VACUUM_PAGES = 500
 """Free pages that one call gives back to the file system."""
@@ -31,13 +34,13 @@ class Pruner:
     """Removes history in small chunks; remembers how far it has come, as a hint."""
 
     def __init__(self) -> None:
-        self._after = ("", "")
+        self._after = BEGINNING
 
-    def prune(self, batch: Batch, calls: list[Prune]) -> list[int]:
+    def prune(self, batch: Batch, calls: list[Prune]) -> list[Pruned]:
         """Remove a chunk of what retention no longer covers; see `Upkeep.prune`."""
         return [self._prune(batch.db, call.retention, call.now_ms) for call in calls]
 
-    def _prune(self, db: apsw.Connection, retention: Retention, now_ms: int) -> int:
+    def _prune(self, db: apsw.Connection, retention: Retention, now_ms: int) -> Pruned:
         log_until_ms = now_ms - retention.log_ms
         if retention.store_bytes_max and used_bytes(db) > retention.store_bytes_max:
             log_until_ms = now_ms  # too large: the oldest history goes, whatever its age
@@ -46,10 +49,13 @@ class Pruner:
             db, "dead_letter", "failed_ms <= ?", now_ms - retention.dead_letter_ms, a_tenant=True
         )
         removed += _remove(db, "event", "time_ms <= ?", log_until_ms, a_tenant=True)
-        removed += self._remove_messages(db, first_message_id(log_until_ms + 1))
+        more = removed > 0
+        if not more:  # a message goes after its log, so the walk waits for that
+            removed = self._remove_messages(db, first_message_id(log_until_ms + 1))
+            more = self._after != BEGINNING
         if removed:
             db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
-        return removed
+        return Pruned(rows=removed, more=more)
 
     def _remove_messages(self, db: apsw.Connection, before_id: str) -> int:
         """Messages of which nothing is left: no delivery, no dead letter, no log entry.
@@ -63,7 +69,7 @@ class Pruner:
             " ORDER BY tenant, id LIMIT ?",
             (*self._after, before_id, CHUNK),
         ).fetchall()
-        self._after = looked_at[-1][:2] if len(looked_at) == CHUNK else ("", "")
+        self._after = looked_at[-1][:2] if len(looked_at) == CHUNK else BEGINNING
         gone = [row for row in looked_at if not _is_needed(db, *row)]
         db.executemany("DELETE FROM message WHERE tenant = ? AND id = ?", [row[:2] for row in gone])
         db.executemany("DELETE FROM body WHERE number = ?", [row[2:] for row in gone])

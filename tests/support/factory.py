@@ -1,0 +1,64 @@
+"""Builds what tests need, from a call that names only what matters to the test."""
+
+from itertools import count
+from typing import Any
+
+from waypost.domain.attempt import Outcome
+from waypost.domain.destination import origin_of
+from waypost.domain.ids import message_id
+from waypost.domain.message import Message
+from waypost.domain.places import Places
+from waypost.store.protocol import Draft
+
+SECOND = 1_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+T0 = 1_800_000_000_000
+"""When every test begins."""
+
+_entropy = count()
+
+
+def a_message(
+    *,
+    at_ms: int = T0,
+    url: str = "https://example.com/hook",
+    tenant: str = "acme",
+    delay_ms: int = 0,
+    **facts: Any,
+) -> Message:
+    return Message(
+        tenant=tenant,
+        id=message_id(at_ms, next(_entropy)),
+        created_ms=at_ms,
+        not_before_ms=at_ms + delay_ms,
+        url=url,
+        timeout_ms=900_000,
+        **facts,
+    )
+
+
+def a_draft(
+    *, body: bytes = b"hello", dedup_key: str | None = None, window_ms: int = 600_000, **facts: Any
+) -> Draft:
+    message = a_message(**facts)
+    return Draft(
+        message=message,
+        body=body,
+        host=origin_of(message.url).key,
+        dedup_key=dedup_key,
+        dedup_until_ms=message.created_ms + window_ms,
+    )
+
+
+def some_places(
+    *, count_max: int = 1_024, host_count_max: int = 64, bytes_max: int = 256_000_000
+) -> Places:
+    return Places(count_max=count_max, host_count_max=host_count_max, bytes_max=bytes_max)
+
+
+OK = Outcome(status=200, body=b"ok")
+ERROR = Outcome(status=500, header=[("content-type", "text/plain")], body=b"no")
+DOWN = Outcome(error="refused", host_down=True)
