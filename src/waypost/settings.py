@@ -410,10 +410,11 @@ DEV_DEFAULTS: Mapping[str, Any] = {
     "database": "sqlite:///.waypost/dev.db",
     "log_format": "text",
     "log_level": "warning",
-    "egress_allow": ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128"),
+    "egress_allow": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
     "drain_ms": 2 * SECOND_MS,
 }
-"""The defaults that `waypost dev` replaces: receivers live on this machine or beside it."""
+"""The defaults that `waypost dev` replaces: receivers live on this machine, which it always
+reaches, or beside it."""
 
 QUOTA_CAPS: Mapping[str, Mapping[str, int]] = {
     "payg": {

@@ -114,7 +114,6 @@ class Telemetry:
     messages_deduplicated: Annotated[
         int, Counter("Publishes answered with the id of an earlier message")
     ] = 0
-    messages_cancelled: Annotated[int, Counter("Messages that a cancel reached")] = 0
     messages_settled: Annotated[
         dict[Logged, int],
         Counter("Attempts settled, by the last word of the log", {"state": tuple(Logged)}),
@@ -142,7 +141,7 @@ class Telemetry:
         dict[tuple[str, int], int],
         Counter(
             "Answers given to callers",
-            {"route": "a name of the route table", "status": "the status of the answer"},
+            {"route": "a pattern of the route table", "status": "the status of the answer"},
         ),
     ]
 
@@ -166,7 +165,7 @@ class Telemetry:
             self.redials += 1
 
     def answered(self, route: str, status: int) -> None:
-        """Count an answer.  `route` is a name of the route table, never a path."""
+        """Count an answer.  `route` is a pattern of the route table, never a path."""
         key = (route, status)
         self.answers[key] = self.answers.get(key, 0) + 1
 
@@ -266,22 +265,16 @@ def result_of(outcome: Outcome) -> str:
 
 
 EVENTS: dict[str, str] = {
-    "server_started": "The server accepts requests; names its address and database",
+    "server_started": "Requests are accepted; names the address and the database",
     "server_stopping": "A signal came: nothing new is accepted, attempts under way may end",
-    "server_stopped": "Everything is closed; says how many attempts were released",
-    "store_opened": "The database is open; names the schema's number",
-    "store_away": "The store cannot answer; loops rest and callers get 503",
-    "store_full": "Free space is under the watermark; publishes get 507",
-    "store_has_room": "Publishes are accepted again",
-    "people_changed": "Another process changed tenants or tokens, and they were read again",
+    "server_stopped": "Everything has stopped; says how many attempts were released",
+    "people_changed": "Tenants or tokens were changed by another process, and read again",
+    "message_failed": "A message went to the dead letter queue; says why",
     "settle_stale": "An attempt ended after its claim was lost; nothing was changed",
-    "message_failed": "A message went to the dead letter queue",
     "loop_fault": "A step of a loop failed; it rests and is tried again",
-    "request_fault": "A request failed for a reason of ours; the answer names the same fault id",
-    "pruned": "Retention removed history",
-    "library": "What a library had to say",
+    "request_fault": "A request failed for a fault of ours; its answer names the same fault",
 }
-"""Every log event of ours, and what it says; fields are listed where they are logged."""
+"""Every log event of ours, and what it says.  What a library logs has its text as event."""
 
 
 _USERINFO_OR_QUERY = re.compile(

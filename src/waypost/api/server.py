@@ -77,7 +77,7 @@ class _Cycle(RequestResponseCycle):
         lines = [STATUS_LINE[self._status]]
         for name, value in self._header:
             lines += (name, b": ", value, b"\r\n")
-        if not self.keep_alive or self.more_body:
+        if not self.keep_alive or self.more_body or self.protocol.draining:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         if self.scope["method"] != "HEAD":
@@ -197,7 +197,9 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         parser = self.parser
         method = parser.get_method().decode("ascii")
-        if parser.should_upgrade() and method != "CONNECT":
+        if method == "CONNECT":
+            raise Invalid("malformed request: this is not a proxy")
+        if parser.should_upgrade():
             self._upgrading = True
             return
         version = parser.get_http_version()
@@ -245,7 +247,7 @@ class _Protocol(HttpToolsProtocol):
         )
         cycle.protocol = self
         self.cycle = cycle
-        app = cast("ASGI3Application", _draining if self._server.draining else self.app)
+        app = cast("ASGI3Application", _draining if self.draining else self.app)
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, app)
         else:
@@ -274,11 +276,13 @@ class _Protocol(HttpToolsProtocol):
 
     # What follows.
 
+    @property
+    def draining(self) -> bool:
+        return self._server.draining
+
     def answered(self, cycle: _Cycle) -> None:
         """Go on to what was sent meanwhile, or wait for more, or hang up."""
-        if cycle.more_body or self._server.draining:
-            cycle.keep_alive = False
-        if not cycle.keep_alive:
+        if not cycle.keep_alive or cycle.more_body or self.draining:
             self._hang_up(linger=cycle.more_body)
             return
         self.flow.resume_reading()

@@ -43,11 +43,12 @@ class Given(Struct, frozen=True):
 
 
 def with_settings(
-    names: Sequence[str] = EVERY_SETTING,
+    names: Sequence[str] = EVERY_SETTING, *, defaults: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Give a command a flag for each named setting, and `--config`.
 
     The command takes a `Given` first; what follows it are its own parameters.
+    `defaults` are those that the command replaces: its help shows them.
     """
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
@@ -57,7 +58,7 @@ def with_settings(
             return command(Given(config, flags), *args, **kwargs)
 
         own = list(inspect.signature(command).parameters.values())[1:]
-        parameters = [*own, *_parameters(names)]
+        parameters = [*own, *_parameters(names, defaults or {})]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -66,11 +67,11 @@ def with_settings(
     return decorate
 
 
-def _parameters(names: Sequence[str]) -> list[inspect.Parameter]:
+def _parameters(names: Sequence[str], defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
     texts = {"config": "A TOML file of settings. WAYPOST_CONFIG names one too."}
     for setting in SETTINGS:
         if setting.name in names:
-            default = setting.kind.show(setting.default)
+            default = setting.kind.show(defaults.get(setting.name, setting.default))
             texts[setting.name] = setting.help + (f" [{default}]" if default else "")
     return [
         inspect.Parameter(

@@ -125,7 +125,9 @@ def create_token(
     tenant: Annotated[str, Parameter(help="Whose token it is.")],
     /,
     *,
-    read_only: Annotated[bool, Parameter(help="It may look, not change.", negative="")] = False,
+    read_only: Annotated[
+        bool, Parameter(help="It may look, not change.", negative="", show_default=False)
+    ] = False,
 ) -> int:
     """Make a token for a tenant, and show it this once."""
     text = ids.api_token(tenant, secrets.token_hex(ids.TOKEN_ENTROPY_BYTES))

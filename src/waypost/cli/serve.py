@@ -29,12 +29,16 @@ DEV_VARIABLES = {
 """Variables of the QStash dev server, which the SDKs read too, and what they say to us."""
 
 
-@with_settings()
+@with_settings(defaults=DEV_DEFAULTS)
 def dev(
     given: Given,
     *,
-    fresh: Annotated[bool, Parameter(help="Begin with an empty database.", negative="")] = False,
-    memory: Annotated[bool, Parameter(help="Keep nothing on disk.", negative="")] = False,
+    fresh: Annotated[
+        bool, Parameter(help="Begin with an empty database.", negative="", show_default=False)
+    ] = False,
+    memory: Annotated[
+        bool, Parameter(help="Keep nothing on disk.", negative="", show_default=False)
+    ] = False,
 ) -> int:
     """Start a development server on this machine, with the QStash dev server's users."""
     also = {
@@ -45,6 +49,12 @@ def dev(
             raise SettingsError("--memory and --database contradict each other")
         given = Given(given.config, {**given.flags, "database": MEMORY})
     settings = given.settings(defaults=DEV_DEFAULTS, also=also)
+    named_here = "database" in given.flags or settings.database == DEV_DEFAULTS["database"]
+    if fresh and not named_here:
+        raise SettingsError(
+            f"--fresh would remove {settings.database}, which a variable or the file names; "
+            "say --database to mean it"
+        )
     if not ipaddress.ip_address(settings.listen_host).is_loopback:
         raise SettingsError(
             f"listen_host = {settings.listen_host}: `waypost dev` has well-known tokens and "

@@ -152,6 +152,11 @@ class Places:
         self._refused[host] = None
         return f"host:{host}"
 
+    @property
+    def any_freed(self) -> bool:
+        """Whether `freed` has something to say."""
+        return bool(self._freed)
+
     def freed(self) -> list[str]:
         """The resources that have room again since this was last asked."""
         freed = list(self._freed)

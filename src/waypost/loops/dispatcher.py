@@ -97,7 +97,7 @@ class Dispatcher:
         finally:
             self._young.pop(claim.token << 64 | claim.number, None)
             give_back_place(self._places, claim, sign)
-            if self._more:
+            if self._more or self._places.any_freed:
                 self.loop.wake.set()
         await self._delivery.settle(claim, outcome)
 

@@ -9,6 +9,8 @@ from importlib.resources import files
 
 from msgspec import Struct
 
+from waypost.domain.errors import StoreUnavailable
+
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 
 
@@ -18,7 +20,7 @@ class Migration(Struct, frozen=True):
     sql: str
 
 
-class SchemaTooNew(Exception):
+class SchemaTooNew(StoreUnavailable):
     """The store was written by a newer program; nothing was changed."""
 
     def __init__(self, found: int, known: int) -> None:

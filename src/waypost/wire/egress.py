@@ -91,7 +91,7 @@ class Egress:
         self._own_ports_everywhere = frozenset(
             port for address, port in self._own if address.is_unspecified
         )
-        self.refusal = lru_cache(VERDICTS_KEPT)(self._refusal)
+        self._verdict = lru_cache(VERDICTS_KEPT)(self._judge)
 
     @classmethod
     def for_development(
@@ -99,6 +99,14 @@ class Egress:
     ) -> "Egress":
         """The policy of `dev`: loopback may be reached."""
         return cls(allow=(*LOOPBACK, *allow), own=own)
+
+    def refusal(self, address: str, port: int) -> str | None:
+        """Why `address` may not be reached at `port`, or None if it may.
+
+        The text names the policy and the kind of network, not the address: who
+        publishes a name need not learn what it resolves to in here.
+        """
+        return self._verdict(address, port)
 
     def refusal_of_host(self, host: str, port: int) -> str | None:
         """Why a URL's host is refused when it is published (D10), or None.
@@ -119,12 +127,7 @@ class Egress:
         """
         return _OWN if port in self._own_ports_everywhere else None
 
-    def _refusal(self, address: str, port: int) -> str | None:
-        """Why `address` may not be reached at `port`, or None if it may.
-
-        The text names the policy and the kind of network, not the address: who
-        publishes a name need not learn what it resolves to in here.
-        """
+    def _judge(self, address: str, port: int) -> str | None:
         judged = _unmapped(ip_address(address))
         if self._is_own(judged, port):
             return _OWN

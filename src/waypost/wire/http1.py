@@ -75,6 +75,7 @@ class Connection(asyncio.Protocol):
         "_head_only",
         "_header",
         "_informational",
+        "_is_1_1",
         "_keep",
         "_loop",
         "_parser",
@@ -115,7 +116,7 @@ class Connection(asyncio.Protocol):
         """Send a request; the future is the outcome, within `wait_s`.
 
         `head_only` says that the answer has no body whatever its head says
-        (HEAD).  Whoever stops waiting must call `abandon`.
+        (HEAD).  Whoever stops waiting must call `give_up`.
         """
         assert self._waiter is None
         self._head_only = head_only
@@ -127,14 +128,21 @@ class Connection(asyncio.Protocol):
         self._waiter = waiter = self._loop.create_future()
         self._timer = self._loop.call_later(wait_s, self._expire)
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             self._lose("closed")
         elif len(body) <= JOIN_BYTES_MAX:
             transport.write(head + body)
         else:
-            transport.write(head)
-            transport.write(body)
+            transport.writelines((head, body))
         return waiter
+
+    def give_up(self, waiter: asyncio.Future[Outcome]) -> None:
+        """Close the connection if the exchange that `waiter` waits for is still under way.
+
+        When it has ended, the connection may be in the pool or another's by now.
+        """
+        if self._waiter is waiter:
+            self.abandon()
 
     def abandon(self) -> None:
         """Close the connection now, whatever is under way on it."""
@@ -151,11 +159,14 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._waiter is None:  # nobody asked: it is no answer to what we send next
+            self._pool.forget(self)
             self.abandon()
             return
-        if self._wire_bytes == 0 and data[0] != 0x48:  # "H": the parser takes RTSP and ICE too
-            self._fail("invalid HTTP: the answer does not begin with HTTP/")
-            return
+        if self._wire_bytes == 0:
+            self._is_1_1 = data.startswith(b"HTTP/1.1 ")
+            if not self._is_1_1 and data[0] != 0x48:  # "H"; the parser takes RTSP and ICE too
+                self._fail("invalid HTTP: the answer does not begin with HTTP/")
+                return
         self._wire_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -208,7 +219,9 @@ class Connection(asyncio.Protocol):
         fields = self._fields
         self._fields = []
         status = parser.get_status_code()
-        if parser.get_http_version() not in _VERSIONS:
+        # Asking the parser for the version costs a string, so it is asked when in doubt.
+        certain = self._is_1_1 and not self._informational
+        if not certain and parser.get_http_version() not in _VERSIONS:
             raise _BrokenAnswerError("invalid HTTP: the answer's version is neither 1.1 nor 1.0")
         if self._wire_bytes > HEAD_BYTES_MAX:
             # The head may be small and the rest of these bytes the body.
@@ -261,6 +274,9 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         waiter = self._waiter
         assert waiter is not None
+        if waiter.done():  # cancelled, and `give_up` has not been called yet
+            self.abandon()
+            return
         self._waiter = None
         self._timer.cancel()
         # An answer that came before the request was read leaves bytes unsent.
@@ -268,24 +284,22 @@ class Connection(asyncio.Protocol):
             self._pool.put(self)
         elif transport is not None:
             transport.abort()
-        if not waiter.done():
-            waiter.set_result(
-                Outcome(
-                    status=self._status,
-                    header=self._header,
-                    body=body[0] if len(body) == 1 else b"".join(body),
-                    truncated=self._truncated,
-                )
+        waiter.set_result(
+            Outcome(
+                status=self._status,
+                header=self._header,
+                body=body[0] if len(body) == 1 else b"".join(body),
+                truncated=self._truncated,
             )
+        )
 
     def _fail(self, why: str, *, host_down: bool = False) -> None:
         waiter = self._waiter
         assert waiter is not None
         if not waiter.done():
-            status = self._status
             waiter.set_result(
                 Outcome(
-                    status=status,
+                    status=self._status,
                     header=self._header,
                     body=b"".join(self._body),
                     error=why,

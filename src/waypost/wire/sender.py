@@ -42,7 +42,11 @@ ORIGINS_KEPT = 4_096
 
 
 class HttpSender:
-    """The sender over HTTP/1.1.  What it opens is closed by `async with`."""
+    """The sender over HTTP/1.1.  Idle connections are closed by `async with`.
+
+    An exchange that is under way at the end keeps its own connection until it
+    is answered, cancelled or out of time: drain before closing.
+    """
 
     def __init__(
         self,
@@ -117,17 +121,20 @@ class HttpSender:
                     outcome = dialled
                     break
                 connection = dialled
+            waiter = connection.exchange(
+                head,
+                request.body,
+                head_only=request.method == "HEAD",
+                wait_s=deadline_s - self._loop.time(),
+            )
             try:
-                outcome = await connection.exchange(
-                    head,
-                    request.body,
-                    head_only=request.method == "HEAD",
-                    wait_s=deadline_s - self._loop.time(),
-                )
+                outcome = await waiter
             except asyncio.CancelledError:
-                connection.abandon()
+                connection.give_up(waiter)
                 raise
-            if not (pooled and connection.unanswered):
+            # An exchange that went well has given its connection back, and what
+            # `unanswered` says then may already be of the next one.
+            if not (pooled and outcome.error is not None and connection.unanswered):
                 break
             connection, pooled, redialled = None, False, True  # D15: once, on a fresh connection
         return replace(outcome, redialled=True) if redialled else outcome
@@ -329,5 +336,6 @@ def _tls_fault(fault: ssl.SSLError) -> Outcome:
 def _dial_fault(fault: OSError) -> Outcome:
     if fault.errno in _OUR_FAULTS:  # it says nothing about the host
         return Outcome(error=f"this server cannot connect: {os.strerror(fault.errno)}")
-    why = os.strerror(fault.errno) if fault.errno else "the handshake was broken off"
-    return Outcome(error=f"cannot connect: {why}", host_down=True)
+    if fault.errno is None:
+        return Outcome(error="TLS: the handshake was broken off", host_down=True)
+    return Outcome(error=f"cannot connect: {os.strerror(fault.errno)}", host_down=True)

@@ -47,7 +47,7 @@ T = TypeVar("T")
 MIGRATIONS = migrations("waypost.store.sqlite")
 
 
-class Locked(Exception):
+class Locked(StoreUnavailable):
     """Another server has this database open (D32)."""
 
 

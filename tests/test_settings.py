@@ -1,0 +1,235 @@
+"""What a start makes of flags, variables, the file and the defaults."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from waypost.settings import (
+    DAY_MS,
+    DEV_DEFAULTS,
+    MB,
+    MINUTE_MS,
+    QUOTA_CAPS,
+    SETTINGS,
+    Settings,
+    SettingsError,
+    parse,
+    read,
+)
+
+
+def parsed(
+    environ: Mapping[str, str] | None = None, file: str | None = None, **flags: str
+) -> Settings:
+    return parse(environ=environ or {}, file_text=file, flags=flags)
+
+
+def fault_of(
+    environ: Mapping[str, str] | None = None, file: str | None = None, **flags: str
+) -> str:
+    with pytest.raises(SettingsError) as caught:
+        parsed(environ, file, **flags)
+    return str(caught.value)
+
+
+def test_nothing_said_gives_the_promised_defaults():
+    settings = parsed()
+
+    assert (settings.retries_default, settings.retries_max) == (3, 100)
+    assert settings.body_bytes_max == 10 * MB
+    assert settings.delay_ms_max == 365 * DAY_MS
+    assert (settings.timeout_ms_default, settings.timeout_ms_max) == (
+        15 * MINUTE_MS,
+        120 * MINUTE_MS,
+    )
+    assert (settings.log_retention_ms, settings.dead_letter_retention_ms) == (
+        14 * DAY_MS,
+        30 * DAY_MS,
+    )
+
+
+def test_a_flag_wins_over_a_variable_that_wins_over_the_file_that_wins_over_the_default():
+    file = "retries_max = 10\nlog_level = 'error'\nlisten_port = 1"
+    environ = {"WAYPOST_RETRIES_MAX": "20", "WAYPOST_LISTEN_PORT": "2"}
+
+    settings = parsed(environ, file, listen_port="3")
+
+    assert (settings.listen_port, settings.retries_max, settings.log_level) == (3, 20, "error")
+
+
+def test_an_empty_variable_counts_as_absent():
+    assert parsed({"WAYPOST_LISTEN_PORT": ""}, "listen_port = 1").listen_port == 1
+
+
+def test_other_variables_are_none_of_our_business():
+    assert parsed({"PATH": "/bin", "QSTASH_TOKEN": "x"}) == parsed()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_ms"),
+    [("5000", 5_000), ("90s", 90_000), ("1h30m", 5_400_000), ("1d", 86_400_000)],
+)
+def test_a_duration_is_a_number_of_milliseconds_or_says_its_unit(text: str, expected_ms: int):
+    assert parsed(timeout_ms_default=text, timeout_ms_max="1d").timeout_ms_default == expected_ms
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("5000", 5_000), ("64KB", 64_000), ("64 KB", 64_000), ("1MiB", 1_048_576), ("0", 0)],
+)
+def test_a_size_is_a_number_of_bytes_or_says_its_unit(text: str, expected: int):
+    assert parsed(body_bytes_max=text).body_bytes_max == expected
+
+
+def test_the_file_may_hold_numbers_texts_and_lists():
+    settings = parsed(
+        file="retries_max = 7\nbody_bytes_max = '2MB'\nbackoff_exponent = 1.5\n"
+        "egress_allow = ['10.0.0.0/8', 'fd00::/8']"
+    )
+
+    assert (settings.retries_max, settings.body_bytes_max) == (7, 2 * MB)
+    assert settings.backoff_exponent == 1.5
+    assert settings.egress_allow == ("10.0.0.0/8", "fd00::/8")
+    assert parsed(egress_allow="10.0.0.0/8, fd00::/8").egress_allow == settings.egress_allow
+
+
+@pytest.mark.parametrize(
+    ("environ", "file", "says"),
+    [
+        ({"WAYPOST_RETRY_MAX": "3"}, None, "WAYPOST_RETRIES_MAX meant"),
+        ({"WAYPOST_SPEED": "3"}, None, "no setting WAYPOST_SPEED"),
+        ({}, "retry_max = 3", "no setting retry_max (in the file); is retries_max meant"),
+        ({}, "[retries]\nmax = 3", "no setting retries (in the file)"),
+        ({}, "retries_max = {a = 3}", "retries_max in the file is neither"),
+        ({}, "retries_max = true", "retries_max in the file is neither"),
+        ({}, "retries_max", "not TOML"),
+    ],
+)
+def test_what_is_unknown_stops_the_start(environ: dict[str, str], file: str | None, says: str):
+    assert says in fault_of(environ, file)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("retries_max", "many", "is not a whole number"),
+        ("retries_max", "-1", "is under 0"),
+        ("retries_max", "1001", "is over 1000"),
+        ("listen_port", "70000", "is over 65535"),
+        ("listen_host", "localhost", "is not an address"),
+        ("timeout_ms_max", "2 hours", "not a duration"),
+        ("timeout_ms_max", "10", "is under 1s"),
+        ("drain_ms", "2h", "is over 1h"),
+        ("body_bytes_max", "10mb", "is not a size"),
+        ("body_bytes_max", "1GB", "is over 500MB"),
+        ("backoff_exponent", "e", "is not a number"),
+        ("log_level", "loud", "is not one of debug, info, warning, error"),
+        ("quota", "pro", "is not one of"),
+        ("egress_allow", "10.0.0.1/8", "is not a network"),
+        ("nameservers", "dns.example", "is not an address"),
+        ("database", "postgresql://db/x", "is a postgresql database"),
+        ("database", "waypost.db", "is not of the form sqlite:///path"),
+        ("database", "sqlite://waypost.db", "is not of the form sqlite:///path"),
+        ("ca_file", "/no/such/file.pem", "is not a file"),
+        ("region", "a b", "may hold letters"),
+    ],
+)
+def test_what_cannot_be_read_or_is_out_of_bounds_stops_the_start(name: str, text: str, says: str):
+    fault = fault_of(**{name: text})
+
+    assert says in fault
+    assert f"--{name.replace('_', '-')} = {text!r}" in fault
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"retries_default": "9", "retries_max": "8"}, "retries_default = 9 is over retries_max"),
+        ({"timeout_ms_default": "2h", "timeout_ms_max": "1h"}, "timeout_ms_default = 2h is over"),
+        ({"in_flight_host_max": "9", "in_flight_max": "8"}, "in_flight_host_max = 9 is over"),
+        ({"receive_bytes_max": "1MB"}, "body_bytes_max = 10MB is over receive_bytes_max = 1MB"),
+        ({"in_flight_bytes_max": "1MB"}, "body_bytes_max = 10MB is over in_flight_bytes_max"),
+        ({"store_bytes_max": "1MB"}, "the store could not hold one message"),
+        ({"database": "sqlite:///:memory:", "store_bytes_max": "1GB"}, "database in memory"),
+    ],
+)
+def test_what_contradicts_itself_stops_the_start(flags: dict[str, str], says: str):
+    assert says in fault_of(**flags)
+
+
+def test_every_fault_is_told_at_once():
+    fault = fault_of({"WAYPOST_SPEED": "1"}, retries_max="x", listen_port="y")
+
+    assert all(name in fault for name in ("WAYPOST_SPEED", "--retries-max", "--listen-port"))
+
+
+def test_a_quota_sets_the_caps_of_the_hosted_service():
+    settings = parsed(quota="payg")
+
+    assert settings.retries_max == 5
+    assert settings.body_bytes_max == 1 * MB
+    assert settings.timeout_ms_default == settings.timeout_ms_max == 120 * MINUTE_MS
+
+
+def test_a_quota_may_be_undercut_and_not_overstepped():
+    assert parsed({"WAYPOST_RETRIES_MAX": "4"}, quota="payg").retries_max == 4
+    assert "WAYPOST_RETRIES_MAX is over what quota payg allows (5)" in fault_of(
+        {"WAYPOST_RETRIES_MAX": "6"}, quota="payg"
+    )
+
+
+def test_quota_caps_and_dev_defaults_name_settings():
+    names = {setting.name for setting in SETTINGS}
+
+    assert names.issuperset(DEV_DEFAULTS)
+    assert names.issuperset(name for caps in QUOTA_CAPS.values() for name in caps)
+
+
+def test_dev_defaults_replace_the_defaults_and_nothing_else():
+    settings = parse(
+        environ={"WAYPOST_LOG_LEVEL": "info"}, file_text=None, flags={}, defaults=DEV_DEFAULTS
+    )
+
+    assert str(settings.database_path) == ".waypost/dev.db"
+    assert settings.log_level == "info"
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///here.db", "here.db"),
+        ("sqlite:////srv/there.db", "/srv/there.db"),
+        ("sqlite:///:memory:", None),
+    ],
+)
+def test_a_database_url_has_four_slashes_for_an_absolute_path(url: str, path: str | None):
+    found = parsed(database=url).database_path
+
+    assert (found and str(found)) == path
+
+
+def test_the_file_is_named_by_a_flag_or_else_by_a_variable(tmp_path):
+    one, other = tmp_path / "one.toml", tmp_path / "other.toml"
+    one.write_text("retries_max = 11")
+    other.write_text("retries_max = 12")
+    environ = {"WAYPOST_CONFIG": str(other)}
+
+    assert read(environ=environ, config=None, flags={}).retries_max == 12
+    assert read(environ=environ, config=str(one), flags={}).retries_max == 11
+
+
+def test_a_file_that_cannot_be_read_stops_the_start(tmp_path):
+    with pytest.raises(SettingsError, match=r"none\.toml cannot be read"):
+        read(environ={}, config=str(tmp_path / "none.toml"), flags={})
+
+
+def test_every_setting_can_be_shown_and_what_is_shown_can_be_read_again():
+    settings = parsed(quota="payg", egress_allow="10.0.0.0/8,fd00::/8", database="sqlite:///a.db")
+
+    assert parsed(**settings.redacted()) == settings
+
+
+def test_the_unit_of_a_number_is_in_its_name():
+    for setting in SETTINGS:
+        assert ("_ms" in setting.name) == (setting.kind.name == "duration"), setting.name
+        assert ("_bytes" in setting.name) == (setting.kind.name == "size"), setting.name
