@@ -46,7 +46,7 @@ def authenticate(api: Api, request: Request, scope: Scope) -> Caller:
         caller = api.access.caller(token.decode("latin-1"))
         if caller is not None:
             return caller
-    if tokens and api.failures.count(request.caller_ip or "", now_ms=api.clock.now_ms()):
+    if tokens and api.failures.too_many(request.caller_ip or "", now_ms=api.clock.now_ms()):
         raise TooManyFailures("too many wrong tokens came from this address, try again later")
     raise Unauthenticated("unable to authenticate: invalid token")
 

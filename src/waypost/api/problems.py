@@ -12,7 +12,7 @@ import structlog
 from waypost.api.answer import Answer, json_answer
 from waypost.domain.errors import Problem
 
-log = structlog.get_logger(__name__)
+log = structlog.stdlib.get_logger()
 
 
 class TooSlow(Problem):

@@ -45,9 +45,11 @@ FIELDS_MAX: Final = 200
 HEAD_S_MAX: Final = 10
 IDLE_S_MAX: Final = 75
 LINGER_S: Final = 2
+WRITE_S_MAX: Final = 30
+"""A caller must make room for the next answer in this time."""
 CLOSE_S_MAX: Final = 10
-"""An answer that was written must be read in this time once the connection is to close."""
-DRAIN_S_MAX: Final = 60
+"""What was written must be read in this time once the connection is to close."""
+DRAIN_S_MAX: Final = 5
 SWEEP_S: Final = 1.0
 BACKLOG: Final = 2_048
 
@@ -71,6 +73,7 @@ class _Cycle(RequestResponseCycle):
             return
         assert message["type"] == "http.response.body"
         if self.flow.write_paused and not self.disconnected:
+            self.protocol.deadline_s = self.protocol.loop.time() + WRITE_S_MAX
             await self.flow.drain()
         if self.disconnected:
             return
@@ -295,8 +298,8 @@ class _Protocol(HttpToolsProtocol):
             self.deadline_s = self.loop.time() + (HEAD_S_MAX if self._in_head else IDLE_S_MAX)
 
     def overdue(self) -> None:
-        """Close a connection that nothing is going on in; abort it when it does not close."""
-        if self.transport.is_closing():
+        """Close a connection on which nothing goes on; abort it where its caller does not read."""
+        if self.transport.is_closing() or self.flow.write_paused:
             self.transport.abort()
         elif self.cycle is None or self.cycle.response_complete:
             self._hang_up(linger=False)

@@ -109,12 +109,12 @@ class Failures:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, int]] = {}
 
-    def count(self, address: str, *, now_ms: int) -> int:
-        """Count one wrong token; how long the address must wait now (ms), 0: not at all."""
+    def too_many(self, address: str, *, now_ms: int) -> bool:
+        """Count one wrong token; whether there were too many before it."""
         since_ms, count = self._seen.get(address, (now_ms, 0))
         if now_ms - since_ms >= FAILURES_PERIOD_MS:
             since_ms, count = now_ms, 0
         if len(self._seen) >= ADDRESSES_MAX and address not in self._seen:
             self._seen.clear()
         self._seen[address] = (since_ms, count + 1)
-        return since_ms + FAILURES_PERIOD_MS - now_ms if count >= FAILURES_MAX else 0
+        return count >= FAILURES_MAX
