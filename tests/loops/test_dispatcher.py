@@ -34,7 +34,6 @@ class Rig:
             keys=lambda _tenant: None,
             backoff=Backoff(),
             region="EU-CENTRAL-1",
-            entropy=bytes,
         )
         self.dispatcher = Dispatcher(store, delivery, places, self.clock, telemetry)
         store.writer.on_waiting = self.dispatcher.loop.wake.set

@@ -75,7 +75,8 @@ class _Cycle(RequestResponseCycle):
         if self.flow.write_paused and not self.disconnected:
             self.protocol.deadline_s = self.protocol.loop.time() + WRITE_S_MAX
             await self.flow.drain()
-        if self.disconnected:
+        if self.disconnected or self.transport.is_closing():
+            self.disconnected = True
             return
         lines = [STATUS_LINE[self._status]]
         for name, value in self._header:

@@ -103,11 +103,6 @@ def signing_key(entropy: bytes) -> str:
     return token_text("sig_", entropy)
 
 
-def signature_id(entropy: bytes) -> str:
-    """Spell the `jti` of one signature from 20 random bytes."""
-    return token_text("jwt_", entropy)
-
-
 def api_token(user: str, password: str) -> str:
     """Spell the bearer token of a user, as the hosted service does."""
     text = msgspec.json.encode({"UserID": user, "Password": password})

@@ -89,11 +89,12 @@ def judge(
     if outcome.delivered:
         return Delivered()
     if outcome.refused:
-        return GiveUp(f"refused by the egress policy: {outcome.error}")
+        return GiveUp(f"refused: {outcome.error}")
     if outcome.status == NOT_RETRYABLE_STATUS and _not_retryable(outcome):
         return GiveUp("the destination asked not to be retried")
     if retried >= retries_max:
-        return GiveUp(f"failed {retried + 1} times" if retried else "failed, with no retries")
+        why = f"failed {retried + 1} times" if retried else "failed, with no retries"
+        return GiveUp(why if outcome.error is None else f"{why}: {outcome.error}")
     wait_ms = asked_wait_ms(outcome, now_ms=now_ms)
     if wait_ms is None:
         if retry_delay is not None:

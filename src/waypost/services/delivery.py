@@ -9,7 +9,6 @@ from waypost.clock import Clock
 from waypost.domain.attempt import GiveUp, Outcome, Verdict
 from waypost.domain.errors import StaleClaim, StoreBroken, StoreFull, StoreUnavailable
 from waypost.domain.hops import FIELD, HOPS_MAX, field
-from waypost.domain.ids import TOKEN_ENTROPY_BYTES, signature_id
 from waypost.domain.message import Logged
 from waypost.domain.retry import Backoff, judge
 from waypost.domain.signing import SigningKeys, sign
@@ -39,7 +38,6 @@ class Delivery:
         keys: Callable[[str], SigningKeys | None],
         backoff: Backoff,
         region: str,
-        entropy: Callable[[int], bytes],
     ) -> None:
         self._deliveries = deliveries
         self._sender = sender
@@ -48,7 +46,6 @@ class Delivery:
         self._keys = keys
         self._backoff = backoff
         self._region = region
-        self._entropy = entropy
 
     async def attempt(self, claim: Claim) -> Outcome:
         """Send a claimed message once; what the destination did."""
@@ -131,13 +128,14 @@ class Delivery:
             (FIELD, field(message.hops)),
         )
         keys = self._keys(message.tenant)
+        # A claim's token is used once, so that with the message's id it names the attempt.
         if keys is not None:
             token = sign(
                 key=keys.current,
                 url=message.url,
                 body=claim.body,
                 now_ms=now_ms,
-                jti=signature_id(self._entropy(TOKEN_ENTROPY_BYTES)),
+                jti=f"jwt_{message.id.removeprefix('msg_')}{claim.token:x}",
             )
             header.append(("Upstash-Signature", token))
         return header

@@ -92,6 +92,7 @@ class Egress:
             port for address, port in self._own if address.is_unspecified
         )
         self._verdict = lru_cache(VERDICTS_KEPT)(self._judge)
+        self._verdict_of_host = lru_cache(VERDICTS_KEPT)(self._judge_host)
 
     @classmethod
     def for_development(
@@ -114,10 +115,7 @@ class Egress:
         Addresses in any spelling and `localhost` have a verdict now.  Other
         names have none: they are judged when connecting.
         """
-        if is_localhost(host):
-            return self.refusal("127.0.0.1", port)
-        address = literal_address(host)
-        return None if address is None else self.refusal(str(address), port)
+        return self._verdict_of_host(host, port)
 
     def refusal_here(self, port: int) -> str | None:
         """Why a connection that turned out to end on this very machine is refused, or None.
@@ -126,6 +124,12 @@ class Egress:
         connection whose two ends have one address has found one of them.
         """
         return _OWN if port in self._own_ports_everywhere else None
+
+    def _judge_host(self, host: str, port: int) -> str | None:
+        if is_localhost(host):
+            return self.refusal("127.0.0.1", port)
+        address = literal_address(host)
+        return None if address is None else self.refusal(str(address), port)
 
     def _judge(self, address: str, port: int) -> str | None:
         judged = _unmapped(ip_address(address))

@@ -5,6 +5,7 @@ from typing import Any
 
 import apsw
 
+from waypost.domain.errors import Invalid
 from waypost.domain.ids import dead_letter_id
 from waypost.store.protocol import DeadLetter, DeadLetterPage
 from waypost.store.sqlite.database import query
@@ -37,7 +38,10 @@ def page(db: apsw.Connection, tenant: str, *, cursor: str | None, count_max: int
 
 def one(db: apsw.Connection, tenant: str, letter_id: str) -> DeadLetter | None:
     """The dead letter of that id; an id is a place, as a cursor is."""
-    failed_ms, number = read_cursor(letter_id)
+    try:
+        failed_ms, number = read_cursor(letter_id)
+    except Invalid:
+        return None
     rows = query(db, f"{_SELECT} AND l.failed_ms = ? AND l.number = ?", (tenant, failed_ms, number))
     found = _letters(db, rows)
     return found[0] if found else None

@@ -1,0 +1,56 @@
+// Calls that must be refused, by name; given: the names and the receiver.
+import { Client } from "@upstash/qstash";
+import { client, given, refusal, say } from "./program.mjs";
+
+const url = `${given.receiver}/js/refused`;
+const publish = (request) => client.publish({ url, ...request });
+const queue = client.queue({ queueName: "js-refused" });
+
+const calls = {
+  "wrong token": () =>
+    new Client({ retry: false, token: "wrong", baseUrl: process.env.QSTASH_URL }).publish({ url }),
+  "no scheme": () => publish({ url: "example.com/path" }),
+  "wrong scheme": () => publish({ url: "ftp://example.com/" }),
+  "delay in words": () => publish({ delay: "soon" }),
+  "delay of years": () => publish({ delay: "400d" }),
+  "negative delay": () => publish({ delay: -5 }),
+  "negative retries": () => publish({ retries: -1 }),
+  "101 retries": () => publish({ retries: 101 }),
+  "broken retry delay": () => publish({ retryDelay: "pow(2, " }),
+  "foreign retry delay": () => publish({ retryDelay: "process.exit()" }),
+  "unknown method": () => publish({ method: "TRACE" }),
+  "colon in the id": () => publish({ deduplicationId: "a:b" }),
+  "timeout of hours": () => publish({ timeout: "3h" }),
+  "queue name with a blank": () => client.queue({ queueName: "a b" }).enqueue({ url }),
+
+  callback: () => publish({ callback: "https://example.com/" }),
+  "failure callback": () => publish({ failureCallback: "https://example.com/" }),
+  "flow control": () => publish({ flowControl: { key: "k", parallelism: 1 } }),
+  redact: () => publish({ redact: { body: true } }),
+  "url group": () => publish({ url: undefined, urlGroup: "js-group" }),
+  "llm api": () =>
+    client.publishJSON({ api: { name: "llm" }, body: {}, callback: "https://example.com/" }),
+  batch: () => client.batch([{ url, body: "x" }]),
+  "batch json": () => client.batchJSON([{ url, body: "x" }]),
+  schedule: () => client.schedules.create({ destination: url, cron: "* * * * *" }),
+  "schedule list": () => client.schedules.list(),
+  "url group endpoints": () =>
+    client.urlGroups.addEndpoints({ name: "js-group", endpoints: [{ url }] }),
+  "queue upsert": () => queue.upsert({ parallelism: 2 }),
+  "queue list": () => queue.list(),
+  "queue pause": () => queue.pause(),
+  "queue delete": () => queue.delete(),
+  "cancel many": () => client.messages.cancel(["msg_a", "msg_b"]),
+  "cancel all": () => client.messages.cancel({ all: true }),
+  "dlq delete": () => client.dlq.delete("1-1"),
+  "dlq retry": () => client.dlq.retry("1-1"),
+  "dlq by label": () => client.dlq.listMessages({ filter: { label: "x" } }),
+  "logs by label": () => client.logs({ filter: { label: "x" } }),
+  "flow control get": () => client.flowControl.get("k"),
+};
+
+const refusals = {};
+for (const name of given.names) {
+  refusals[name] = await refusal(calls[name]());
+}
+say(refusals);
