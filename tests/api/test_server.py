@@ -1,0 +1,414 @@
+"""What a connection may do before a request reaches the application.
+
+The application here records what it gets, so that each test can say how many
+requests there were in what was sent (T10).
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.support.application import until
+from tests.support.raw_http import RawAnswer, exchange
+from waypost.api import server as server_module
+from waypost.api.answer import json_answer
+from waypost.api.exchange import Receive, Scope, Send
+from waypost.api.server import HttpServer
+
+HEAD = b"POST /p HTTP/1.1\r\nHost: a\r\n"
+GET = b"GET /g HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+HANG_UP = b"Connection: close\r\n"
+
+
+class Recorder:
+    """Answers every request with its number; `gate` holds answers back."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, bytes, bytes, list[tuple[bytes, bytes]]]] = []
+        self.answer: str | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = b""
+        if scope["raw_path"] != b"/unread":
+            more = True
+            while more:
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    return
+                body += event["body"]
+                more = event["more_body"]
+        self.requests.append((scope["method"], scope["raw_path"], body, scope["headers"]))
+        self.waiting.set()
+        await self.gate.wait()
+        answer = json_answer(self.answer or len(self.requests))
+        await send({"type": "http.response.start", "status": 200, "headers": answer.header})
+        await send({"type": "http.response.body", "body": answer.body})
+
+
+@pytest.fixture
+def app() -> Recorder:
+    return Recorder()
+
+
+class Running:
+    def __init__(self, server: HttpServer, port: int) -> None:
+        self.server = server
+        self.port = port
+
+    async def send(self, *pieces: bytes, shut: bool = False) -> list[RawAnswer]:
+        return await exchange(self.port, *pieces, shut=shut)
+
+
+@pytest_asyncio.fixture
+async def server(app: Recorder) -> AsyncIterator[Running]:
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    server = HttpServer(app, head_bytes_max=4_000, connections_max=8)
+    await server.start(listening)
+    yield Running(server, port)
+    app.gate.set()
+    await server.close()
+
+
+BROKEN_FRAMING = {
+    "Content-Length and Transfer-Encoding": (
+        HEAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "Transfer-Encoding and Content-Length": (
+        HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n"
+    ),
+    "two Content-Lengths": HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+    "two equal Content-Lengths": HEAD + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    "a list of Content-Lengths": HEAD + b"Content-Length: 3, 3\r\n\r\nabc",
+    "a signed Content-Length": HEAD + b"Content-Length: +5\r\n\r\nabcde",
+    "a negative Content-Length": HEAD + b"Content-Length: -1\r\n\r\n",
+    "a hexadecimal Content-Length": HEAD + b"Content-Length: 0x5\r\n\r\nabcde",
+    "an empty Content-Length": HEAD + b"Content-Length:\r\n\r\n",
+    "a huge Content-Length": HEAD + b"Content-Length: 99999999999999999999999999\r\n\r\n",
+    "chunked, identity": HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "identity, chunked": HEAD + b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n",
+    "gzip, chunked": HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "identity": HEAD + b"Transfer-Encoding: identity\r\n\r\nabc",
+    "xchunked": HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "two Transfer-Encodings": (
+        HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "a chunk size that overflows": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"F" * 17,
+    "a chunk size that is none": HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "a signed chunk size": HEAD + b"Transfer-Encoding: chunked\r\n\r\n+3\r\nabc\r\n0\r\n\r\n",
+    "a blank after a chunk size": HEAD
+    + b"Transfer-Encoding: chunked\r\n\r\n3 \r\nabc\r\n0\r\n\r\n",
+    "a chunk longer than it says": HEAD
+    + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+    "bare line feeds in chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n",
+    "bare line feeds": b"POST /p HTTP/1.1\nHost: a\n\n",
+    "a bare line feed after a field": b"POST /p HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+    "a bare carriage return": b"POST /p HTTP/1.1\r\nHost: a\rX: b\r\n\r\n",
+    "a folded line": b"POST /p HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+    "a folded first line": b"POST /p HTTP/1.1\r\n Host: a\r\n\r\n",
+    "a blank before the colon": b"POST /p HTTP/1.1\r\nHost : a\r\n\r\n",
+    "a field without a colon": HEAD + b"nothing\r\n\r\n",
+    "a field without a name": HEAD + b": a\r\n\r\n",
+    "NUL in a name": HEAD + b"X\x00: a\r\n\r\n",
+    "NUL in a value": HEAD + b"X: a\x00\r\n\r\n",
+    "DEL in a value": HEAD + b"X: a\x7f\r\n\r\n",
+    "no Host": b"POST /p HTTP/1.1\r\n\r\n",
+    "two Hosts": HEAD + b"Host: b\r\n\r\n",
+    "HTTP/0.9": b"GET /p\r\n\r\n",
+    "HTTP/0.9, said": b"GET /p HTTP/0.9\r\n\r\n",
+    "HTTP/1.2": b"GET /p HTTP/1.2\r\nHost: a\r\n\r\n",
+    "HTTP/2.0": b"GET /p HTTP/2.0\r\nHost: a\r\n\r\n",
+    "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a TLS hello": bytes.fromhex("16030100a5010000a10303"),
+    "a blank in the target": b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a tabulator in the target": b"GET /a\tb HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a byte that is not ASCII in the target": b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a control character in the target": b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a target that is no path": b"GET p HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a target of another scheme": b"GET ftp://a/p HTTP/1.1\r\nHost: a\r\n\r\n",
+    "an asterisk": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a tunnel": b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a tunnel to a path": b"CONNECT /p HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+    "a method in lower case": b"get /p HTTP/1.1\r\nHost: a\r\n\r\n",
+    "an unknown method": b"FROB /p HTTP/1.1\r\nHost: a\r\n\r\n",
+    "noise": b"\x00\xff\x00\xff",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_FRAMING.values(), ids=BROKEN_FRAMING.keys())
+async def test_broken_framing_is_answered_400_and_reaches_nobody(
+    server: Running, app: Recorder, broken: bytes
+) -> None:
+    [answer] = await server.send(broken)
+
+    assert answer.status == 400
+    assert answer.header["connection"] == "close"
+    assert answer.json()["error"].startswith("malformed request: ")
+    assert app.requests == []
+
+
+@pytest.mark.parametrize("broken", BROKEN_FRAMING.values(), ids=BROKEN_FRAMING.keys())
+async def test_broken_framing_byte_by_byte_reaches_nobody_either(
+    server: Running, app: Recorder, broken: bytes
+) -> None:
+    [answer] = await server.send(*(broken[at : at + 1] for at in range(len(broken))))
+
+    assert answer.status == 400
+    assert app.requests == []
+
+
+OVERSIZED_HEADS = {
+    "one long field": HEAD + b"X: " + b"a" * 5_000 + b"\r\n\r\n",
+    "one field that never ends": HEAD + b"X: " + b"a" * 5_000,
+    "a name that never ends": HEAD + b"a" * 5_000,
+    "a long target": b"GET /" + b"a" * 5_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a target that never ends": b"GET /" + b"a" * 5_000,
+    "many fields": HEAD + b"X: a\r\n" * 300 + b"\r\n",
+    "many empty fields": HEAD + b"X:\r\n" * 300 + b"\r\n",
+    "a chunk extension that never ends": (
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n3;" + b"x" * 5_000
+    ),
+    "a trailer that never ends": (
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * 5_000
+    ),
+}
+
+
+@pytest.mark.parametrize("oversized", OVERSIZED_HEADS.values(), ids=OVERSIZED_HEADS.keys())
+async def test_an_oversized_head_is_answered_431(
+    server: Running, app: Recorder, oversized: bytes
+) -> None:
+    first, rest = oversized[:200], oversized[200:]
+    [answer] = await server.send(first, rest)
+
+    assert answer.status == 431
+    assert "error" in answer.json()
+    assert app.requests == []
+
+
+async def test_a_head_just_under_the_limit_is_read(server: Running, app: Recorder) -> None:
+    [answer] = await server.send(HEAD + HANG_UP + b"X: " + b"a" * 3_900 + b"\r\n\r\n")
+
+    assert answer.status == 200
+    assert len(app.requests) == 1
+
+
+async def test_requests_in_one_packet_are_answered_in_order(server: Running, app: Recorder) -> None:
+    found = await server.send(GET * 100 + LAST)
+
+    assert [answer.json() for answer in found] == list(range(1, 102))
+
+
+async def test_what_follows_a_broken_request_is_not_read(server: Running, app: Recorder) -> None:
+    found = await server.send(GET + b"nonsense\r\n\r\n" + GET)
+
+    assert [answer.status for answer in found] == [200, 400]
+    assert len(app.requests) == 1
+
+
+async def test_a_broken_body_behind_other_requests_is_answered_after_them(
+    server: Running, app: Recorder
+) -> None:
+    app.gate.clear()
+    chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    talk = asyncio.create_task(server.send(GET + chunked + b"3\r\nabcd"))
+    await app.waiting.wait()
+    app.gate.set()
+
+    assert [answer.status for answer in await talk] == [200, 400]
+    assert len(app.requests) == 1
+
+
+async def test_a_broken_body_reaches_nobody_though_it_began_well(
+    server: Running, app: Recorder
+) -> None:
+    [answer] = await server.send(
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n", b"zz\r\n"
+    )
+
+    assert answer.status == 400
+    assert app.requests == []
+
+
+async def test_what_follows_connection_close_is_not_read(server: Running, app: Recorder) -> None:
+    found = await server.send(LAST + GET)
+
+    assert len(found) == len(app.requests) == 1
+
+
+async def test_a_body_hidden_behind_a_body_is_read_as_the_length_says(
+    server: Running, app: Recorder
+) -> None:
+    inner = b"DELETE /inner HTTP/1.1\r\nHost: a\r\n\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(inner)
+    await server.send(HEAD + HANG_UP + length + inner)
+
+    assert [(method, body) for method, _, body, _ in app.requests] == [("POST", inner)]
+
+
+async def test_trailers_are_not_taken_for_header_fields(server: Running, app: Recorder) -> None:
+    await server.send(
+        HEAD
+        + HANG_UP
+        + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nAuthorization: x\r\n\r\n"
+    )
+
+    [(_, _, body, header)] = app.requests
+    assert body == b"abc"
+    assert b"authorization" not in dict(header)
+
+
+async def test_an_offer_to_upgrade_is_ignored_and_the_body_is_kept(
+    server: Running, app: Recorder
+) -> None:
+    offer = (
+        b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+    )
+    [answer] = await server.send(HEAD + offer + b"Content-Length: 6\r\n\r\nabc", b"def")
+
+    assert answer.status == 200
+    assert [body for _, _, body, _ in app.requests] == [b"abcdef"]
+
+
+async def test_blanks_around_a_value_are_not_part_of_it(server: Running, app: Recorder) -> None:
+    await server.send(HEAD + HANG_UP + b"X: \t a b \t\r\nY:\r\nZ: 1\r\n\r\n")
+
+    [(_, _, _, header)] = app.requests
+    assert header[-3:] == [(b"x", b"a b"), (b"y", b""), (b"z", b"1")]
+
+
+async def test_a_target_in_absolute_form_is_its_path(server: Running, app: Recorder) -> None:
+    await server.send(b"GET http://a.example/p?q HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+
+    assert app.requests[0][1] == b"/p"
+
+
+async def test_slashes_dots_escapes_and_fragments_in_the_path_are_left_alone(
+    server: Running, app: Recorder
+) -> None:
+    await server.send(b"GET /a//b/./../c%2Fd%zz#e HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+
+    assert app.requests[0][1] == b"/a//b/./../c%2Fd%zz#e"
+
+
+async def test_who_shuts_his_half_gets_his_answers(server: Running, app: Recorder) -> None:
+    found = await server.send(GET + GET, shut=True)
+
+    assert [answer.json() for answer in found] == [1, 2]
+
+
+async def test_a_body_cut_short_reaches_nobody(server: Running, app: Recorder) -> None:
+    found = await server.send(HEAD + b"Content-Length: 10\r\n\r\nabc", shut=True)
+
+    assert found == []
+    assert app.requests == []
+
+
+async def test_who_expects_100_gets_it_before_the_body_is_sent(
+    server: Running, app: Recorder
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HEAD + HANG_UP + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"abc")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+    writer.close()
+
+    assert [body for _, _, body, _ in app.requests] == [b"abc"]
+
+
+async def test_who_is_answered_before_his_body_is_read_gets_to_read_the_answer(
+    server: Running, app: Recorder
+) -> None:
+    size = 3_000_000
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+    writer.write(b"x" * size)
+    await writer.drain()
+    answer = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"connection: close" in answer
+
+
+async def test_one_connection_too_many_is_answered_503(server: Running, app: Recorder) -> None:
+    open_ones = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(8)]
+    for reader, writer in open_ones:
+        writer.write(GET)
+        await reader.readuntil(b"\r\n\r\n1" if writer is open_ones[0][1] else b"\r\n\r\n")
+
+    [answer] = await server.send(GET)
+
+    assert answer.status == 503
+    assert answer.header["retry-after"] == "1"
+    assert "error" in answer.json()
+    for _, writer in open_ones:
+        writer.close()
+
+
+async def test_while_draining_what_is_under_way_ends_and_what_comes_is_refused(
+    server: Running, app: Recorder
+) -> None:
+    app.gate.clear()
+    talk = asyncio.create_task(server.send(GET + GET))
+    await app.waiting.wait()
+    server.server.stop_accepting()
+    app.gate.set()
+    found = await talk
+
+    assert found[0].status == 200
+    assert found[0].header["connection"] == "close"
+    with pytest.raises(ConnectionRefusedError):
+        await server.send(GET)
+
+
+async def test_a_connection_on_which_nothing_comes_is_closed(
+    server: Running, app: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "HEAD_S_MAX", -1)
+    monkeypatch.setattr(server_module, "SWEEP_S", 0.01)
+    server.server.look_after()
+
+    assert await server.send(b"") == []
+    assert await server.send(b"GET /slow HTTP/1.1\r\nX: ") == []
+    assert app.requests == []
+
+
+async def test_a_connection_that_is_kept_open_is_closed_in_the_end(
+    server: Running, app: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "IDLE_S_MAX", -1)
+    monkeypatch.setattr(server_module, "SWEEP_S", 0.01)
+    server.server.look_after()
+
+    [answer] = await server.send(GET)
+
+    assert answer.status == 200
+
+
+async def test_a_caller_who_reads_no_answers_is_dropped(
+    server: Running, app: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "WRITE_S_MAX", -1)
+    monkeypatch.setattr(server_module, "SWEEP_S", 0.01)
+    server.server.look_after()
+    app.answer = "x" * 3_000_000
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
+    writer.write(GET * 20)
+    await app.waiting.wait()
+
+    async def dropped() -> bool | None:
+        return True if not server.server.state.connections else None
+
+    await until(dropped)
+    assert len(app.requests) < 20
+    writer.transport.abort()
