@@ -85,6 +85,7 @@ class Receiver:
         self.url = ""
         self.received: list[Received] = []
         self._answer: tuple[int, bytes, Mapping[str, str]] = (200, b"", {})
+        self._first: list[tuple[int, bytes, Mapping[str, str]]] = []
         self._open = asyncio.Event()
         self._open.set()
 
@@ -92,6 +93,12 @@ class Receiver:
         self, status: int, body: bytes = b"", *, header: Mapping[str, str] | None = None
     ) -> None:
         self._answer = (status, body, header or {})
+
+    def answers_once(
+        self, status: int, body: bytes = b"", *, header: Mapping[str, str] | None = None
+    ) -> None:
+        """To the next request; what `answers` says is for those after it."""
+        self._first.append((status, body, header or {}))
 
     def hold(self) -> None:
         """Keep answers back until `let_go`."""
@@ -117,7 +124,7 @@ class Receiver:
         body = await request.read()
         self.received.append(Received(request.method, request.raw_path, request.headers, body))
         await self._open.wait()
-        status, answer, header = self._answer
+        status, answer, header = self._first.pop(0) if self._first else self._answer
         return web.Response(status=status, body=answer, headers=header)
 
 
@@ -265,13 +272,18 @@ async def serving(
 
 
 async def person(
-    settings: Settings, tenant: str, *, read_only: bool = False, new: bool = True
+    settings: Settings,
+    tenant: str,
+    *,
+    read_only: bool = False,
+    new: bool = True,
+    keys: SigningKeys | None = None,
 ) -> str:
     """Make a token, and its tenant where that is `new`, as the command line does."""
     token = ids.api_token(tenant, secrets.token_hex(20))
     async with assembly.open_people(settings) as people:
         if new:
-            keys = SigningKeys(f"sig_{tenant}_1", f"sig_{tenant}_2")
+            keys = keys or SigningKeys(f"sig_{tenant}_1", f"sig_{tenant}_2")
             await people.add_tenant(Tenant(id=tenant, created_ms=T0, keys=keys))
         await people.add_token(
             Token(

@@ -20,6 +20,11 @@ TOKEN = DEV_USERS[0].token
 DEADLINE_S = 30
 
 
+def clean_environ() -> dict[str, str]:
+    """This process's environment without what would configure a server."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("WAYPOST_", "QSTASH_"))}
+
+
 class DidNotStart(Exception):
     """The process ended, or said nothing, before it served."""
 
@@ -45,11 +50,10 @@ class Process:
         """Begin to start; `served` says when it does."""
         assert not self.running
         self.port = 0
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("WAYPOST_", "QSTASH_"))}
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._words,
-                env=environ,
+                env=clean_environ(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -114,10 +118,10 @@ class Process:
 
 @contextlib.asynccontextmanager
 async def process(
-    database: Path, *flags: str, program: Sequence[str] = WAYPOST
+    database: Path, *flags: str, program: Sequence[str] = WAYPOST, log: Path | None = None
 ) -> AsyncIterator[Process]:
     """A process that is not yet started, and is gone at the end of the block."""
-    owned = Process(database, *flags, program=program)
+    owned = Process(database, *flags, program=program, log=log)
     try:
         yield owned
     finally:

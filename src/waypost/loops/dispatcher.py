@@ -70,14 +70,19 @@ class Dispatcher:
 
         How many were released.
         """
-        if self._claims:
-            last = asyncio.ensure_future(asyncio.wait(list(self._claims)))
-            hurried = asyncio.ensure_future(hurry.wait())
+        # What was being accepted may still be handed over: a release of nothing comes
+        # after the batch that is under way.
+        await self._deliveries.release([], now_ms=self._clock.now_ms())
+        hurried = asyncio.ensure_future(hurry.wait())
+        deadline_s = asyncio.get_running_loop().time() + wait_ms / 1000
+        while self._claims and not hurried.done():
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                break
             await asyncio.wait(
-                (last, hurried), timeout=wait_ms / 1000, return_when=asyncio.FIRST_COMPLETED
+                (*self._claims, hurried), timeout=left_s, return_when=asyncio.FIRST_COMPLETED
             )
-            last.cancel()
-            hurried.cancel()
+        hurried.cancel()
         left = dict(self._claims)
         for task in left:
             task.cancel()

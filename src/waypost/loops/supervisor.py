@@ -13,6 +13,7 @@ from typing import Protocol, Self
 
 import structlog
 
+from waypost.domain.errors import StoreFull, StoreUnavailable
 from waypost.domain.places import Places
 from waypost.loops.dispatcher import Dispatcher
 from waypost.loops.loop import Loop
@@ -69,7 +70,11 @@ class Supervisor:
         for loop in self._tasks:
             loop.stop()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        released = await self._dispatcher.drain(wait_ms=self._drain_ms, hurry=self.hurry)
+        try:
+            released = await self._dispatcher.drain(wait_ms=self._drain_ms, hurry=self.hurry)
+        except (StoreFull, StoreUnavailable) as why:
+            log.warning("store_away", why=str(why))  # the next start takes over what is left
+            released = 0
         await self._door.close()
         log.info("server_stopped", released=released)
 
@@ -84,3 +89,4 @@ class Supervisor:
             log.error("loop_fault", loop=task.get_name(), exc_info=fault)
             self.failed = fault
             self.ended.set()
+            self.hurry.set()

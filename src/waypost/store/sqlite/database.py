@@ -14,8 +14,9 @@ import asyncio
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -62,13 +63,26 @@ class Numbers:
         return self._latest
 
 
+@contextmanager
+def as_problems(doing: str) -> Iterator[None]:
+    """Turns what SQLite raises into problems: StoreFull, or StoreUnavailable."""
+    try:
+        yield
+    except apsw.FullError as fault:
+        raise StoreFull(f"cannot {doing}: the disk is full") from fault
+    except apsw.Error as fault:
+        raise StoreUnavailable(f"cannot {doing}: {fault}") from fault
+
+
 def connect(path: str, *, read_only: bool = False) -> apsw.Connection:
     """A connection with our pragmas.  Raises StoreUnavailable when it can't be opened."""
-    flags = apsw.SQLITE_OPEN_READONLY if read_only else _OPEN_OR_CREATE
-    try:
-        db = apsw.Connection(path, flags=flags)
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    with as_problems(f"open the database {path}"):
+        db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY if read_only else flags)
         db.set_busy_timeout(BUSY_MS)
         if not read_only:
+            # A database that is only looked at and refused must stay as it was.
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             if not db.pragma("page_count"):  # only a new database takes it, before all else
                 db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             db.execute("PRAGMA journal_mode = WAL")
@@ -76,12 +90,7 @@ def connect(path: str, *, read_only: bool = False) -> apsw.Connection:
             db.execute("PRAGMA wal_autocheckpoint = 0")
             db.execute("PRAGMA journal_size_limit = 67108864")
             db.execute("PRAGMA foreign_keys = ON")
-    except apsw.Error as fault:
-        raise StoreUnavailable(f"cannot open the database {path}: {fault}") from fault
     return db
-
-
-_OPEN_OR_CREATE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 
 
 def migrate(db: apsw.Connection) -> None:
@@ -90,11 +99,12 @@ def migrate(db: apsw.Connection) -> None:
     Raises SchemaTooNew, and then nothing was changed.
     """
     for migration in missing(MIGRATIONS, schema_version(db)):
-        with transaction(db):
+        with as_problems(f"apply {migration.name}"), transaction(db):
             if schema_version(db) < migration.number:  # another process may have been quicker
                 db.execute(migration.sql)
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {migration.number}")
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
 
 
 def schema(db: apsw.Connection) -> str:
@@ -190,6 +200,12 @@ def filled(values: list[int]) -> list[int]:
     return values + values[-1:] * ((1 << (len(values) - 1).bit_length()) - len(values))
 
 
+def boot(db: apsw.Connection) -> Numbers:
+    """Count one more start; the numbers that this one may give."""
+    [count] = query(db, "UPDATE boot SET count = count + 1 RETURNING count").fetchone()
+    return Numbers(count)
+
+
 class Batch:
     """One transaction's worth of calls: what operations need beside their arguments."""
 
@@ -249,16 +265,10 @@ class Writer:
     """
 
     def __init__(
-        self, path: str, *, order: Sequence[Operation], growing: Operation, in_memory: bool
+        self, batch: Batch, *, order: Sequence[Operation], growing: Operation, in_memory: bool
     ) -> None:
-        self.db = connect(path)
-        try:
-            migrate(self.db)
-        except BaseException:
-            self.db.close()
-            raise
-        [boot] = query(self.db, "UPDATE boot SET count = count + 1 RETURNING count").fetchone()
-        self.batch = Batch(self.db, Numbers(boot))
+        self.db = batch.db
+        self.batch = batch
         self._order = {operation: place for place, operation in enumerate(order)}
         self._growing = growing
         self._in_memory = in_memory
@@ -295,7 +305,8 @@ class Writer:
         await self._task
         self._thread.shutdown()
         if self.broken is None and not self._in_memory:
-            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with suppress(apsw.FullError):  # the log stays beside the database, and is as good
+                self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.db.close()
 
     async def _run(self) -> None:
@@ -330,7 +341,8 @@ class Writer:
             await self._commit()
         except Exception as fault:  # noqa: BLE001 -- each call is told; nothing is swallowed
             if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
+                with suppress(apsw.Error):  # the fault that is reported is the first one
+                    self.db.execute("ROLLBACK")
             for undo in batch.on_rollback:
                 undo()
             self._forget()
@@ -452,11 +464,8 @@ class Readers:
 
     def _look(self, look: Callable[[apsw.Connection], T]) -> T:
         db: apsw.Connection | None = getattr(self._own, "db", None)
-        try:
-            if db is None:
-                db = self._own.db = connect(self._path, read_only=True)
-                self._opened.append(db)
-            with transaction(db, kind="DEFERRED"):
-                return look(db)
-        except apsw.Error as fault:
-            raise StoreUnavailable(f"the database cannot be read: {fault}") from fault
+        if db is None:
+            db = self._own.db = connect(self._path, read_only=True)
+            self._opened.append(db)
+        with as_problems("read the database"), transaction(db, kind="DEFERRED"):
+            return look(db)

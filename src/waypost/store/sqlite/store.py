@@ -1,6 +1,7 @@
 """The SQLite engine, assembled: `Store` as the protocol promises it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from waypost.domain.attempt import Outcome, Verdict
 from waypost.domain.errors import StoreBroken, StoreFull
@@ -24,7 +25,17 @@ from waypost.store.protocol import (
     Token,
 )
 from waypost.store.sqlite import dead_letters, log, messages, people, queues, upkeep
-from waypost.store.sqlite.database import Batch, FileLock, Readers, Writer, transaction
+from waypost.store.sqlite.database import (
+    Batch,
+    FileLock,
+    Readers,
+    Writer,
+    as_problems,
+    boot,
+    connect,
+    migrate,
+    transaction,
+)
 
 MEMORY = ":memory:"
 
@@ -38,35 +49,37 @@ class SqliteStore:
     def __init__(self, path: str, *, free_bytes_min: int, now_ms: int) -> None:
         """Take the server's lock, bring the schema up to date, and take over what was claimed.
 
-        Raises Locked, SchemaTooNew and StoreUnavailable; then nothing was changed.
+        Raises Locked, SchemaTooNew, StoreFull and StoreUnavailable; then nothing was
+        changed.
         """
         self._path = path
         self._in_memory = path == MEMORY
         self._free_bytes_min = free_bytes_min
         self._claim = messages.Claims().claim
         self._prune = upkeep.Pruner().prune
-        self._lock = None if self._in_memory else FileLock(path)
-        try:
-            self.writer = Writer(
-                path,
-                order=[messages.settle, messages.release, messages.cancel, self._add],
-                growing=self._add,
-                in_memory=self._in_memory,
-            )
-        except BaseException:
-            if self._lock is not None:
-                self._lock.close()
-            raise
-        self._readers = Readers(path, shared=self.writer.db if self._in_memory else None)
-        with transaction(self.writer.db):
-            self.interrupted = messages.take_over(self.writer.batch, now_ms=now_ms)
+        with ExitStack() as opened:
+            if not self._in_memory:
+                opened.callback(FileLock(path).close)
+            db = connect(path)
+            opened.callback(db.close)
+            migrate(db)
+            with as_problems("take over the database"), transaction(db):
+                batch = Batch(db, boot(db))
+                self.interrupted = messages.take_over(batch, now_ms=now_ms)
+            self._opened = opened.pop_all()
+        self.writer = Writer(
+            batch,
+            order=[messages.settle, messages.release, messages.cancel, self._add],
+            growing=self._add,
+            in_memory=self._in_memory,
+        )
+        self._readers = Readers(path, shared=db if self._in_memory else None)
 
     async def close(self) -> None:
         """Finish what was asked and let go of the file."""
         self._readers.close()
         await self.writer.close()
-        if self._lock is not None:
-            self._lock.close()
+        self._opened.close()
 
     # Deliveries
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from waypost.domain.errors import Invalid, StoreUnavailable
+from waypost.domain.errors import Invalid, Problem, StoreUnavailable
 from waypost.domain.ids import first_message_id
 from waypost.store.protocol import Pruned, Pulse, Retention
 from waypost.store.sqlite import lanes
-from waypost.store.sqlite.database import Batch, connect, query
+from waypost.store.sqlite.database import Batch, as_problems, connect, query
 
 CHUNK = 500
 """Rows that one call removes at most, of each kind."""
@@ -185,13 +185,17 @@ def backup(source: str, target: str) -> None:
     part = f"{target}.part"
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        db = connect(source, read_only=True)
-        db.execute("VACUUM INTO ?", (part,))
-        db.close()
+        with as_problems(f"copy {source}"):
+            db = connect(source, read_only=True)
+            db.execute("VACUUM INTO ?", (part,))
+            db.close()
         os.fsync(fd)
-    except (apsw.Error, StoreUnavailable) as fault:
+    except Problem:
         Path(part).unlink()
-        raise StoreUnavailable(f"cannot copy {source}: {fault}") from fault
+        raise
     finally:
         os.close(fd)
     Path(part).rename(target)
+    folder = os.open(Path(target).parent, os.O_RDONLY)
+    os.fsync(folder)  # the name, too, must be on disk
+    os.close(folder)

@@ -1,0 +1,391 @@
+"""The home of the load of a fault run: who publishes, who receives and is faulty, who kills.
+
+    publishers ──▶ waypost ──▶ receiver        each writes what it sees into the History
+                      ▲
+                    killer, told of every request written, acknowledged and received
+
+Everything runs in the test's event loop.  What is random comes from one seed,
+which is printed; the interleaving is the machine's.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+import select
+import time
+import urllib.parse
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from tests.support.history import Attempt, History
+from tests.support.process import TOKEN, Process
+
+now_s = time.monotonic
+
+HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+ANSWER_S_MAX = 15
+OUTSTANDING_MAX = 100
+OUTSTANDING_QUEUE_MAX = 12
+"""Publishers pause while so many acknowledged messages (of a queue) are undelivered: what
+is left after the last kill must drain in seconds."""
+
+
+class Unknown(Exception):
+    """A request whose result nobody knows."""
+
+
+class Caller:
+    """One keep-alive connection to whatever port the process has now."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._port = 0
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        header: dict[str, str] | None = None,
+        body: bytes = b"",
+        *,
+        written: Callable[[], None] | None = None,
+    ) -> tuple[int, Any]:
+        """Status and JSON.  Raises Unknown when the connection broke or nothing came."""
+        lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Authorization: Bearer {TOKEN}"]
+        lines += [f"{name}: {value}" for name, value in (header or {}).items()]
+        lines += [f"Content-Length: {len(body)}", "", ""]
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX):
+                reader, writer = await self._connected()
+                writer.write("\r\n".join(lines).encode() + body)
+                if written is not None:
+                    written()
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                assert length is not None, head
+                text = await reader.readexactly(int(length[1]))
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as fault:
+            self.close()
+            raise Unknown(f"{type(fault).__name__}: {fault}") from None
+        if b"connection: close" in head.lower():
+            self.close()
+        is_json = b"application/json" in head.lower()
+        return int(head.split()[1]), json.loads(text) if is_json and text else text
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._port != self._process.port:
+            self.close()
+        if self._streams is None:
+            self._port = self._process.port
+            if not self._port:
+                raise ConnectionRefusedError("it does not run")
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        return self._streams
+
+
+class Receiver:
+    """Destinations on several loopback addresses; about 15 % faulty while `faulty`."""
+
+    def __init__(self, history: History, rng: random.Random) -> None:
+        self.faulty = True
+        self.on_begin: Callable[[], None] = _nothing
+        self.ports: dict[str, int] = {}
+        self.ended = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._history = history
+        self._rng = rng
+        self._open: dict[str, tuple[Attempt, asyncio.StreamWriter]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def url(self, host: str, key: str) -> str:
+        return f"http://{host}:{self.ports[host]}/k/{key}"
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator["Receiver"]:
+        servers = [await asyncio.start_server(self._serve, host, 0) for host in HOSTS]
+        for host, server in zip(HOSTS, servers, strict=True):
+            self.ports[host] = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            for server in servers:
+                server.close()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while await self._one(reader, writer):
+                    pass
+        except asyncio.CancelledError:  # at the end of the test
+            pass
+        finally:
+            writer.transport.abort()
+            self._tasks.discard(task)
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request; whether the connection goes on."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        header = {
+            name.lower(): value
+            for name, _, value in (line.partition(": ") for line in head.split("\r\n")[1:])
+        }
+        body = await reader.readexactly(int(header.get("content-length", "0")))
+        key = head.split()[1].removeprefix("/k/")
+        self._hang_ups()
+        attempt = self._history.began(
+            key,
+            header["upstash-message-id"],
+            body,
+            at_s=now_s(),
+            retried=int(header["upstash-retried"]),
+        )
+        mark = f"{key}/{id(attempt)}"
+        self._open[mark] = (attempt, writer)
+        self.on_begin()
+        try:
+            return await self._answer(attempt, reader, writer)
+        finally:
+            del self._open[mark]
+            if attempt.end_s is None:
+                attempt.end_s = now_s()
+            self.ended.set()
+
+    async def _answer(
+        self, attempt: Attempt, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        fault = self._rng.random() if self.faulty else 1.0
+        status = 200
+        if fault < 0.06:
+            status = 500
+        elif fault < 0.09:
+            attempt.lost = True
+            return False
+        elif fault < 0.11:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+            return False
+        elif fault < 0.12:
+            await self._hung_up(reader, wait_s=1.4)  # slower than the limit of 1 s
+        elif fault < 0.15:
+            await self._hung_up(reader, wait_s=self._rng.uniform(0.1, 0.5))
+        elif fault < 0.6 or not self.gate.is_set():
+            if not self.gate.is_set():
+                await self.gate.wait()
+            await self._hung_up(reader, wait_s=self._rng.uniform(0, 0.02))
+        if reader.at_eof() or attempt.end_s is not None:
+            return False
+        answer = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status
+        writer.write(answer)
+        transport = writer.transport
+        # Answered is what the kernel has taken whole; a broken pipe closes the transport.
+        if transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        attempt.status, attempt.end_s = status, now_s()
+        return True
+
+    async def _hung_up(self, reader: asyncio.StreamReader, *, wait_s: float) -> None:
+        """Take `wait_s` over an answer, unless the sender hangs up before."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await reader.read(1)
+
+    def _hang_ups(self) -> None:
+        """End the attempts whose sender has gone, though our loop has not read that yet."""
+        for attempt, writer in self._open.values():
+            sock = writer.get_extra_info("socket")
+            if attempt.end_s is None and (sock is None or sock.fileno() < 0 or _is_shut(sock)):
+                attempt.end_s = now_s()
+
+
+def _is_shut(sock: Any) -> bool:
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def _nothing() -> None:
+    """What nobody asked to be told."""
+
+
+class Load:
+    """The publishers.  `stop` lets each end the request it is in."""
+
+    def __init__(
+        self,
+        process: Process,
+        receiver: Receiver,
+        history: History,
+        rng: random.Random,
+        *,
+        name: str = "",
+    ) -> None:
+        self.on_written: Callable[[], None] = _nothing
+        self.on_acked: Callable[[], None] = _nothing
+        self.refused: list[tuple[int, Any]] = []
+        self._name = name
+        self._process = process
+        self._receiver = receiver
+        self._history = history
+        self._rng = rng
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._serving = asyncio.Event()
+        self._serial = 0
+
+    def start(self) -> None:
+        """4 FIFO queues with two publishers each, of which the first has retries; 4 plain."""
+        self._tasks = [
+            asyncio.create_task(self._publisher(name, queue))
+            for name, queue in (
+                *((f"{side}{nth}", f"q{nth}") for nth in range(4) for side in "ab"),
+                *((f"p{nth}", None) for nth in range(4)),
+            )
+        ]
+
+    def serving(self, serving: bool) -> None:
+        """Say whether the process runs: publishers wait while it does not."""
+        if serving:
+            self._serving.set()
+        else:
+            self._serving.clear()
+
+    async def stop(self) -> None:
+        self._stopping = True
+        self._serving.set()
+        async with asyncio.timeout(2 * ANSWER_S_MAX):
+            await asyncio.gather(*self._tasks)
+
+    async def _publisher(self, name: str, queue: str | None) -> None:
+        rng = random.Random(self._rng.random())
+        caller = Caller(self._process)
+        twin = Caller(self._process)
+        retries = 5 if queue in ("q0", None) else 0
+        while not self._stopping:
+            await self._room(queue)
+            await self._serving.wait()
+            self._serial += 1
+            key = f"{self._name}{name}-{self._serial}"
+            dedup = f"d-{key}" if rng.random() < 0.5 else None
+            body = rng.randbytes(rng.choice((0, 10, 300, 3_000, 20_000)))
+            header = {
+                "Upstash-Retries": str(retries),
+                "Upstash-Retry-Delay": str(rng.randrange(10, 60)),
+                "Upstash-Timeout": "1s",
+            }
+            if dedup is not None:
+                header["Upstash-Deduplication-Id"] = dedup
+            if queue is None and rng.random() < 0.2:
+                # The next full second: a delay of less than one.
+                header["Upstash-Not-Before"] = str(int(time.time()) + 1)
+            url = self._receiver.url(rng.choice(HOSTS), key)
+            path = f"/v2/enqueue/{queue}/{url}" if queue else f"/v2/publish/{url}"
+            self._history.submitted(
+                key, body, at_s=now_s(), queue=queue, dedup=dedup, retries=retries
+            )
+            callers = [caller, twin] if dedup is not None and rng.random() < 0.4 else [caller]
+            await asyncio.gather(
+                *(self._publish(each, key, path, header, body, dedup) for each in callers)
+            )
+            if "Upstash-Not-Before" in header and rng.random() < 0.2:
+                await self._cancel(caller, key)
+        caller.close()
+        twin.close()
+
+    async def _publish(
+        self,
+        caller: Caller,
+        key: str,
+        path: str,
+        header: dict[str, str],
+        body: bytes,
+        dedup: str | None,
+    ) -> None:
+        """Publish; with a dedup id again and again until the result is known."""
+        while True:
+            try:
+                status, answer = await caller.call(
+                    "POST", path, header, body, written=self.on_written
+                )
+            except Unknown:
+                if dedup is None or self._stopping:
+                    return
+                await asyncio.wait_for(self._serving.wait(), ANSWER_S_MAX * 4)
+                await asyncio.sleep(0)
+                continue
+            if status in (200, 202):
+                self._history.acked(key, answer["messageId"], at_s=now_s())
+                self.on_acked()
+            else:
+                self.refused.append((status, answer))
+            return
+
+    async def _cancel(self, caller: Caller, key: str) -> None:
+        for message_id in self._history.submits[key].ids:
+            # Asked is enough: whether it was in time nobody knows without an answer.
+            self._history.submits[key].cancelled = True
+            with contextlib.suppress(Unknown):
+                status, answer = await caller.call("DELETE", f"/v2/messages/{message_id}")
+                if status == 200 and not answer["cancelled"]:
+                    self._history.submits[key].cancelled = False
+
+    async def _room(self, queue: str | None) -> None:
+        """Wait while much is undelivered; not for ever, for some may be lost."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                most = OUTSTANDING_QUEUE_MAX if queue else OUTSTANDING_MAX
+                while self._outstanding(queue) > most and not self._stopping:
+                    self._receiver.ended.clear()
+                    await self._receiver.ended.wait()
+
+    def _outstanding(self, queue: str | None) -> int:
+        begun = {each.message_id for each in self._history.attempts[-2_000:]}
+        recent = list(self._history.submits.values())[-1_000:]
+        return sum(
+            1 for each in recent if each.queue == queue and each.ids and not each.ids & begun
+        )
+
+
+async def publish(
+    caller: Caller, url: str, body: bytes, *, queue: str | None = None, **header: str
+) -> tuple[int, Any]:
+    """Publish, or enqueue; header names are written with `_` for `-`."""
+    path = f"/v2/enqueue/{queue}/{url}" if queue else f"/v2/publish/{url}"
+    fields = {name.replace("_", "-"): value for name, value in header.items()}
+    return await caller.call("POST", path, fields, body)
+
+
+async def dead_letters(caller: Caller) -> set[str]:
+    """The message ids in the dead letter queue."""
+    found: set[str] = set()
+    cursor = ""
+    while True:
+        status, page = await caller.call("GET", f"/v2/dlq?count=100{cursor}")
+        assert status == 200, page
+        found |= {each["messageId"] for each in page["messages"]}
+        if "cursor" not in page:
+            return found
+        cursor = f"&cursor={urllib.parse.quote(page['cursor'])}"
+
+
+async def gauges(caller: Caller) -> dict[str, float]:
+    """The gauges of `/metrics`, by name."""
+    status, text = await caller.call("GET", "/metrics")
+    assert status == 200, text
+    return {
+        found[1].decode(): float(found[2])
+        for found in re.finditer(rb"(?m)^(waypost_\w+) ([0-9.e+-]+)$", text)
+    }
