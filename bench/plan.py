@@ -1,0 +1,33 @@
+"""The home of how much is measured."""
+
+from pathlib import Path
+
+from msgspec import Struct
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """How often, how long and how much.  `directory` is on a real disk."""
+
+    directory: Path
+    pairs: int = 5
+    sink_s: int = 3
+    rate_s: int = 6
+    latency_s: int = 10
+    delayed: int = 300_000
+    queues: int = 10_000
+    hanging_messages: int = 10_000
+    hanging_addresses: int = 1_000
+    hanging_names: int = 100
+
+    @classmethod
+    def quick(cls, directory: Path) -> "Plan":
+        """A look rather than a measurement."""
+        return cls(
+            directory=directory,
+            pairs=2,
+            sink_s=1,
+            rate_s=3,
+            latency_s=4,
+            delayed=50_000,
+            queues=4_000,
+        )
