@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from waypost import settings, telemetry
-from waypost.api.app import ROUTES, Needs
+from waypost.api.app import LATER, ROUTES, Needs
 from waypost.domain.message import NEXT, Event, State
 
 HERE = Path(__file__).parent
@@ -142,6 +142,7 @@ The log is on stderr, one entry a line, as JSON or as text (`log_format`). Entri
 
 
 def routes_page() -> str:
+    later = [(method, pattern) for methods, pattern in LATER for method in methods.split()]
     return page(
         "Routes",
         """Every route there is. A path is matched as it came, undecoded; `{name...}` is all that is
@@ -156,8 +157,13 @@ left of it. Answers and headers are those of the QStash v2 API.""",
                     ROUTE_MEANS[route.method, route.pattern],
                 )
                 for route in ROUTES
+                if (route.method, route.pattern) not in later
             ),
         ),
+        """## Not supported yet
+
+These are part of that API. They are refused with a 404 that says so, and nothing is done.""",
+        table(("method", "path"), ((method, code(pattern)) for method, pattern in later)),
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.process import (
+from tests.support.program import (
     DEADLINE_S,
     accepts_connections,
     clean_environ,

@@ -233,3 +233,14 @@ def test_the_unit_of_a_number_is_in_its_name():
     for setting in SETTINGS:
         assert ("_ms" in setting.name) == (setting.kind.name == "duration"), setting.name
         assert ("_bytes" in setting.name) == (setting.kind.name == "size"), setting.name
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1", "127.0.0.1:5353", "::1", "[::1]:53"])
+def test_a_name_server_may_have_a_port(server: str) -> None:
+    assert parse(environ={}, file_text=None, flags={"nameservers": server}).nameservers == (server,)
+
+
+@pytest.mark.parametrize("server", ["dns.example", "127.0.0.1:0", "127.0.0.1:99999", "[::1]:x"])
+def test_a_name_server_is_an_address(server: str) -> None:
+    with pytest.raises(SettingsError, match="nameservers"):
+        parse(environ={}, file_text=None, flags={"nameservers": server})

@@ -5,6 +5,7 @@ production uses.
 """
 
 import asyncio
+import gc
 import random
 import signal
 import socket
@@ -207,8 +208,20 @@ async def serve(settings: Settings, *, dev: bool, announce: Callable[[Announceme
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         announce(server.announcement)
+        _calm_the_collector()
         await supervisor.ended.wait()
     return 0 if supervisor.failed is None else 1
+
+
+def _calm_the_collector() -> None:
+    """Let the garbage collector look less often, and never at what start-up made.
+
+    A message makes no cycles, so there is little to find; looking took 10 % of the
+    time under load (docs/decisions/0006-the-hot-path.md).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @asynccontextmanager

@@ -160,6 +160,22 @@ def _read_address(text: str) -> str:
         raise ValueError("is not an address, such as 127.0.0.1") from None
 
 
+def _read_nameserver(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and (":" not in host or host.endswith("]")):
+        if not 0 < int(port) < 65_536:
+            raise ValueError("has a port that is none")
+        _read_address(host.strip("[]"))
+        return text
+    return _read_address(text)
+
+
+def _shown(text: str) -> str:
+    """A value as it may be quoted: what stands before an `@` may be a password."""
+    scheme, separator, rest = text.partition("://")
+    return f"{scheme}://…@{rest.rpartition('@')[2]}" if separator and "@" in rest else text
+
+
 def _read_database(text: str) -> str:
     scheme = text.partition("://")[0]
     if not text.startswith("sqlite:///") or text == "sqlite:///":
@@ -192,7 +208,7 @@ DATABASE = Kind("URL", _read_database)
 FILE = Kind("path", _read_file)
 REGION = Kind("name", _read_region)
 NETWORKS = _list_of("networks", _read_network)
-NAMESERVERS = _list_of("addresses", _read_address)
+NAMESERVERS = _list_of("addresses, with or without a port", _read_nameserver)
 LEVEL = _one_of("debug", "info", "warning", "error")
 FORMAT = _one_of("json", "text")
 QUOTA = _one_of("", "payg")
@@ -455,7 +471,7 @@ def parse(
         try:
             values[name] = _value(BY_NAME[name], text)
         except ValueError as error:
-            faults.append(f"{source} = {text!r} {error}")
+            faults.append(f"{source} = {_shown(text)!r} {error}")
     if faults:
         raise SettingsError(*faults)
     for name, cap in QUOTA_CAPS.get(values.get("quota", ""), {}).items():

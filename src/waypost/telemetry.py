@@ -271,6 +271,7 @@ EVENTS: dict[str, str] = {
     "people_changed": "Tenants or tokens were changed by another process, and read again",
     "message_failed": "A message went to the dead letter queue; says why",
     "settle_stale": "An attempt ended after its claim was lost; nothing was changed",
+    "store_away": "The store could not take back what was in flight at the end; says why",
     "loop_fault": "A step of a loop failed; it rests and is tried again",
     "request_fault": "A request failed for a fault of ours; its answer names the same fault",
 }

@@ -1,6 +1,7 @@
 """Tokens, read-only tokens, tenants, development users, and who may come near (D29, D30)."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
@@ -10,22 +11,25 @@ import pytest_asyncio
 from msgspec import structs
 
 from tests.support.application import MINUTE, SETTINGS, Application, person, serving
-from waypost.api.app import ROUTES, Needs, Route
+from waypost.api.app import LATER, ROUTES, Needs, Route
 from waypost.domain.dev_users import DEV_USERS
 
 DEV_TOKEN = DEV_USERS[0].token
 DENIED = {"error": "unable to authenticate: invalid token"}
 FORBIDDEN = {"error": "this token may only read"}
 
-GUARDED = [route for route in ROUTES if route.needs is not Needs.NOTHING]
+COMING = [
+    route
+    for route in ROUTES
+    if any(route.pattern == pattern and route.method in methods for methods, pattern in LATER)
+]
+GUARDED = [route for route in ROUTES if route.needs is not Needs.NOTHING and route not in COMING]
 OPEN = [route for route in ROUTES if route.needs is Needs.NOTHING]
 
 
 def path_of(pattern: str) -> str:
     """A path of a route, that finds nothing and publishes nothing."""
-    for name in ("{queue}", "{name}", "{id}"):
-        pattern = pattern.replace(name, "nothing")
-    return pattern.replace("{destination...}", "")
+    return re.sub(r"\{\w+\}", "nothing", re.sub(r"\{\w+\.\.\.\}", "", pattern))
 
 
 routes = pytest.mark.parametrize(
@@ -212,6 +216,21 @@ async def test_a_read_only_token_reads_and_does_nothing_else(served: Served, rou
         assert reply.status in (200, 404)
     else:
         assert (reply.status, reply.json) == (403, FORBIDDEN)
+
+
+async def test_a_route_that_comes_later_says_so_to_who_may_use_it(served: Served) -> None:
+    """D5, W3, W11: a 404 that names it, after the token was looked at."""
+    assert COMING
+    for route in COMING:
+        path = path_of(route.pattern)
+        refused = (404, {"error": f"{route.method} {route.pattern} is not supported yet"})
+        for token, expected in (
+            (None, (401, DENIED)),
+            (served.mine, refused),
+            (served.reading, refused if route.needs is Needs.READ else (403, FORBIDDEN)),
+        ):
+            reply = await served.application.ask(route.method, path, body=b"[]", token=token)
+            assert (reply.status, reply.json) == expected, route.pattern
 
 
 async def test_a_read_only_token_sees_what_its_tenant_published(served: Served) -> None:

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from waypost.api.app import create_app
-from waypost.api.exchange import Limits
+from waypost.api.exchange import Limits, Request
 from waypost.api.problems import RETRY_AFTER_S, STATUS
 from waypost.clock import SystemClock
 from waypost.domain.dev_users import DEV_USERS
@@ -56,26 +56,20 @@ async def publish(fault: Exception) -> tuple[int, dict[bytes, bytes], Any]:
         clock=SystemClock(),
         limits=Limits(),
     )
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"secret body", "more_body": False}
-
-    async def send(event: Any) -> None:
-        sent.append(event)
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "raw_path": b"/v2/publish/http://example.com",
-        "query_string": b"",
-        "headers": [(b"authorization", b"Bearer " + DEV_USERS[0].token.encode())],
-        "client": ("127.0.0.1", 1),
-    }
-    await app(scope, receive, send)
-    start, body = sent
-    assert counted == [("/v2/publish/{destination...}", start["status"])]
-    return start["status"], dict(start["headers"]), msgspec.json.decode(body["body"])
+    request = Request(
+        method="POST",
+        path=b"/v2/publish/http://example.com",
+        query=b"",
+        header=[(b"authorization", b"Bearer " + DEV_USERS[0].token.encode())],
+        client="127.0.0.1",
+        want_more=lambda: None,
+    )
+    request.arrive(b"secret body")
+    request.finish()
+    answer = await app(request)
+    assert answer is not None
+    assert counted == [("/v2/publish/{destination...}", answer.status)]
+    return answer.status, dict(answer.header), msgspec.json.decode(answer.body)
 
 
 async def test_a_problem_is_told_in_its_own_words() -> None:

@@ -7,6 +7,8 @@ requests there were in what was sent (T10).
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import pytest_asyncio
@@ -14,8 +16,8 @@ import pytest_asyncio
 from tests.support.application import until
 from tests.support.raw_http import RawAnswer, exchange
 from waypost.api import server as server_module
-from waypost.api.answer import json_answer
-from waypost.api.exchange import Receive, Scope, Send
+from waypost.api.answer import Answer, json_answer
+from waypost.api.exchange import Api, Gone, Limits, Request
 from waypost.api.server import HttpServer
 
 HEAD = b"POST /p HTTP/1.1\r\nHost: a\r\n"
@@ -33,23 +35,19 @@ class Recorder:
         self.gate = asyncio.Event()
         self.gate.set()
         self.waiting = asyncio.Event()
+        self.api = cast("Api", SimpleNamespace(limits=Limits(), received_bytes=0))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, request: Request) -> Answer | None:
         body = b""
-        if scope["raw_path"] != b"/unread":
-            more = True
-            while more:
-                event = await receive()
-                if event["type"] == "http.disconnect":
-                    return
-                body += event["body"]
-                more = event["more_body"]
-        self.requests.append((scope["method"], scope["raw_path"], body, scope["headers"]))
+        if request.path != b"/unread":
+            try:
+                body = await request.body(self.api)
+            except Gone:
+                return None
+        self.requests.append((request.method, request.path, body, request.header))
         self.waiting.set()
         await self.gate.wait()
-        answer = json_answer(self.answer or len(self.requests))
-        await send({"type": "http.response.start", "status": 200, "headers": answer.header})
-        await send({"type": "http.response.body", "body": answer.body})
+        return json_answer(self.answer or len(self.requests))
 
 
 @pytest.fixture
@@ -407,7 +405,7 @@ async def test_a_caller_who_reads_no_answers_is_dropped(
     await app.waiting.wait()
 
     async def dropped() -> bool | None:
-        return True if not server.server.state.connections else None
+        return True if not server.server.connections else None
 
     await until(dropped)
     assert len(app.requests) < 20

@@ -4,7 +4,7 @@ import re
 import signal
 import stat
 
-from tests.cli.process import (
+from tests.support.program import (
     Receiver,
     Server,
     accepts_connections,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cli.process import waypost
+from tests.support.program import waypost
 from waypost import __version__
 from waypost.settings import SETTINGS
 

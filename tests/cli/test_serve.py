@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.process import DEV_TOKEN, eventually, running, waypost
+from tests.support.program import DEV_TOKEN, eventually, running, waypost
 
 DATABASE = "--database=sqlite:///waypost.db"
 SERVE = ("serve", DATABASE, "--port", "0")

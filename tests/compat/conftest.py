@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from qstash import AsyncQStash, QStash
 
-from tests.cli.process import DEV_TOKEN, Server, running
 from tests.compat import node
-from tests.compat.receiver import Receiver
+from tests.support.program import DEV_TOKEN, Server, running
+from tests.support.receiver import Receiver
 from waypost.domain.dev_users import DEV_USERS
 
 

@@ -1,6 +1,6 @@
 """What became of a message, asked of the server over HTTP until it has ended."""
 
-from tests.cli.process import Server, eventually
+from tests.support.program import Server, eventually
 
 ENDS = {"DELIVERED", "FAILED", "CANCELED"}
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.cli.process import DEADLINE_S, clean_environ
+from tests.support.program import DEADLINE_S, clean_environ
 
 PROGRAMS = Path(__file__).with_name("js")
 INSTALL_S = 180

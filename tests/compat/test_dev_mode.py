@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.process import WAYPOST, accepts_connections, eventually, free_port, running
 from tests.compat import node
 from tests.compat.history import history
+from tests.support.program import WAYPOST, accepts_connections, eventually, free_port, running
 
 SPOKEN = re.compile(r"runn+ing( at|\.)", re.IGNORECASE)
 """As in the SDK, src/dev-server/process.ts; it looks at one line at a time."""

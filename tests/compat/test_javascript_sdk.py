@@ -7,9 +7,9 @@ contract that a test shows are in its docstring, as W14.
 import base64
 import json
 
-from tests.cli.process import eventually
 from tests.compat.history import history
-from tests.compat.receiver import Reply
+from tests.support.program import eventually
+from tests.support.receiver import Reply
 from waypost.domain.dev_users import DEV_USERS
 
 

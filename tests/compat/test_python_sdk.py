@@ -17,9 +17,9 @@ from qstash import AsyncQStash
 from qstash.errors import QStashError, SignatureError
 from qstash.log import LogState
 
-from tests.cli.process import DEV_TOKEN, eventually
 from tests.compat.history import history
-from tests.compat.receiver import Reply
+from tests.support.program import DEV_TOKEN, eventually
+from tests.support.receiver import Reply
 from waypost.domain.dev_users import DEV_USERS
 
 USER = DEV_USERS[0]

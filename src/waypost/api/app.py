@@ -6,8 +6,7 @@ Fixed segments match in any letter case (W6), and what ends in one may be
 followed by a slash (W9).  `{name}` is one segment, percent-decoded once;
 `{name...}` is all that is left, untouched.
 
-This is a plain ASGI application: no framework lies between a request and its
-handler.
+No framework lies between a request and its handler.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,8 +19,17 @@ from msgspec import Struct
 from waypost.api import problems
 from waypost.api.answer import Answer, json_answer
 from waypost.api.auth import authenticate, check_dev
-from waypost.api.exchange import Api, Gone, Limits, Receive, Request, Scope, Send
-from waypost.api.routes import dead_letters, health, keys, logs, messages, publish, queues
+from waypost.api.exchange import Api, Gone, Limits, Request
+from waypost.api.routes import (
+    dead_letters,
+    health,
+    keys,
+    later,
+    logs,
+    messages,
+    publish,
+    queues,
+)
 from waypost.clock import Clock
 from waypost.domain.errors import Forbidden, MethodNotAllowed, NotFound, Problem
 from waypost.services.access import Access, Failures
@@ -30,7 +38,8 @@ from waypost.services.publishing import Publishing
 from waypost.store.protocol import Deliveries, Reader
 
 Handler = Callable[[Api, Request], Awaitable[Answer]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Application = Callable[[Request], Awaitable[Answer | None]]
+"""Answers a request; None where nobody is left to answer."""
 
 
 class Needs(Enum):
@@ -51,6 +60,32 @@ class Route(Struct, frozen=True):
     needs: Needs
 
 
+LATER: Final = (
+    ("POST", "/v2/batch"),
+    ("DELETE", "/v2/messages"),
+    ("DELETE", "/v2/dlq"),
+    ("DELETE", "/v2/dlq/{id}"),
+    ("POST", "/v2/dlq/retry"),
+    ("POST", "/v2/dlq/retry/{id}"),
+    ("GET POST", "/v2/queues"),
+    ("DELETE", "/v2/queues/{name}"),
+    ("POST", "/v2/queues/{name}/pause"),
+    ("POST", "/v2/queues/{name}/resume"),
+    ("GET", "/v2/topics"),
+    ("GET PATCH DELETE", "/v2/topics/{name}"),
+    ("POST DELETE", "/v2/topics/{name}/endpoints"),
+    ("GET POST PATCH DELETE", "/v2/schedules/{rest...}"),
+    ("GET", "/v2/flowControl"),
+    ("GET", "/v2/flowControl/{key}"),
+    ("POST", "/v2/flowControl/{key}/{action}"),
+    ("GET", "/v2/globalParallelism"),
+    ("POST", "/v2/keys/rotate"),
+    ("POST", "/v2/rotate"),
+    ("POST", "/llm/v1/chat/completions"),
+)
+"""Documented routes whose issue has not landed: methods and pattern.  They are refused by name
+(D5); whoever lands one takes its row out and declares it in `ROUTES`."""
+
 ROUTES: Final = (
     Route("POST", "/v2/publish/{destination...}", publish.publish, Needs.WRITE),
     Route("POST", "/v2/enqueue/{queue}/{destination...}", publish.enqueue, Needs.WRITE),
@@ -65,6 +100,16 @@ ROUTES: Final = (
     Route("GET", "/healthz", health.alive, Needs.NOTHING),
     Route("GET", "/readyz", health.ready, Needs.NOTHING),
     Route("GET", "/metrics", health.metrics, Needs.NOTHING),
+    *(
+        Route(
+            method,
+            pattern,
+            later.refusing(f"{method} {pattern}"),
+            Needs.READ if method == "GET" else Needs.WRITE,
+        )
+        for methods, pattern in LATER
+        for method in methods.split()
+    ),
 )
 """Every route there is."""
 
@@ -151,7 +196,7 @@ def create_app(
     trusted_proxies: Sequence[str] = (),
     dev: bool = False,
 ) -> Application:
-    """The HTTP API as an ASGI application.
+    """The HTTP API, for a server to call with each request.
 
     `metrics` is the text that is scraped; `answered` is told the route and the
     status of every answer.  `trusted_proxies` are networks (D12).  `dev` keeps
@@ -173,38 +218,32 @@ def create_app(
     )
     root = _tree(ROUTES)
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(request: Request) -> Answer | None:
         name = "none"
-        request = None
         try:
             if dev:
-                check_dev(scope)
-            routes, segments = _find(root, scope["raw_path"])
-            route = routes.get(scope["method"])
+                check_dev(request)
+            routes, request.segments = _find(root, request.path)
+            route = routes.get(request.method)
             if route is None:
-                answer = _without_route(routes, scope["method"])
+                answer = _without_route(routes, request.method)
             else:
                 name = route.pattern
-                request = Request(scope, receive, segments)
                 if route.needs is not Needs.NOTHING:
-                    caller = authenticate(api, request, scope)
+                    caller = authenticate(api, request)
                     if caller.read_only and route.needs is not Needs.READ:
                         raise Forbidden("this token may only read")
                     request.tenant = caller.tenant
                 answer = await route.handler(api, request)
         except Gone:
-            return
+            return None
         except Problem as problem:
             answer = problems.answer(problem)
         except Exception:  # noqa: BLE001 - logged, and the caller is told where
             answer = problems.unexpected(name)
         finally:
-            if request is not None:
-                request.release(api)
+            request.release(api)
         answered(name, answer.status)
-        await send(
-            {"type": "http.response.start", "status": answer.status, "headers": answer.header}
-        )
-        await send({"type": "http.response.body", "body": answer.body})
+        return answer
 
     return app

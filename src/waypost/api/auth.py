@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from waypost.api.exchange import Api, Request, Scope
+from waypost.api.exchange import Api, Request
 from waypost.api.problems import TooManyFailures
 from waypost.domain.addresses import is_localhost, literal_address
 from waypost.domain.errors import Forbidden, Unauthenticated
@@ -20,7 +20,7 @@ CONSOLE_ORIGIN: Final = b"https://console.upstash.com"
 """The one web page that may speak to a development server (D30)."""
 
 
-def authenticate(api: Api, request: Request, scope: Scope) -> Caller:
+def authenticate(api: Api, request: Request) -> Caller:
     """Whose request this is.  Raises Unauthenticated, or TooManyFailures to who guesses."""
     authorization = forwarded = None
     for name, value in request.header:
@@ -28,10 +28,9 @@ def authenticate(api: Api, request: Request, scope: Scope) -> Caller:
             authorization = value
         elif name == b"x-forwarded-for":
             forwarded = value if forwarded is None else forwarded + b"," + value
-    client = scope["client"]
-    request.caller_ip = client[0] if client else None
-    if api.trusted_proxies and forwarded is not None and client:
-        request.caller_ip = _caller_ip(api, client[0], forwarded)
+    request.caller_ip = request.client
+    if api.trusted_proxies and forwarded is not None and request.client is not None:
+        request.caller_ip = _caller_ip(api, request.client, forwarded)
 
     tokens = []
     if authorization is not None and authorization[:7].lower() == b"bearer ":
@@ -51,13 +50,13 @@ def authenticate(api: Api, request: Request, scope: Scope) -> Caller:
     raise Unauthenticated("unable to authenticate: invalid token")
 
 
-def check_dev(scope: Scope) -> None:
+def check_dev(request: Request) -> None:
     """Keep web pages away from a development server, whose token everybody knows (D30).
 
     The Host must be this machine's, or a name that leads here could be made to
     (DNS rebinding); an Origin must be the hosted console's.
     """
-    for name, value in scope["headers"]:
+    for name, value in request.header:
         if name == b"host" and not _is_loopback(value):
             raise Forbidden("a development server answers to localhost and 127.0.0.1 only")
         if name == b"origin" and value != CONSOLE_ORIGIN:

@@ -5,9 +5,9 @@ are held at once, and its pace.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
@@ -20,9 +20,6 @@ from waypost.services.health import Health
 from waypost.services.publishing import Publishing
 from waypost.store.protocol import Deliveries, Reader
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Network = IPv4Network | IPv6Network
 
 BODY_GRACE_S: Final = 20
@@ -67,18 +64,76 @@ class Api(Struct, kw_only=True):
 
 
 class Request:
-    """One request.  `segments` are what stands in the braces of its route, still encoded."""
+    """One request.  Names in `header` are in lower case; `client` is the peer's address.
 
-    __slots__ = ("_held_bytes", "_receive", "caller_ip", "header", "query", "segments", "tenant")
+    The server puts the body in as it comes; a handler asks for the whole of it.
+    `segments` are what stands in the braces of the route, still encoded.
+    """
 
-    def __init__(self, scope: Scope, receive: Receive, segments: list[bytes]) -> None:
-        self.header: list[tuple[bytes, bytes]] = scope["headers"]
-        self.query: bytes = scope["query_string"]
-        self.segments = segments
+    __slots__ = (
+        "_arrived",
+        "_held_bytes",
+        "_received",
+        "_want_more",
+        "caller_ip",
+        "client",
+        "gone",
+        "header",
+        "method",
+        "path",
+        "query",
+        "segments",
+        "tenant",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        path: bytes,
+        query: bytes,
+        header: list[tuple[bytes, bytes]],
+        client: str | None,
+        want_more: Callable[[], None],
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.header = header
+        self.client = client
+        self.segments: list[bytes] = []
         self.tenant = ""
         self.caller_ip: str | None = None
-        self._receive = receive
+        self.whole = False
+        self.gone = False
+        self._want_more = want_more
+        self._received = b""
         self._held_bytes = 0
+        self._arrived: asyncio.Event | None = None
+
+    # What the server says.
+
+    def arrive(self, chunk: bytes) -> int:
+        """Take a piece of the body; how many bytes there are now."""
+        self._received = self._received + chunk if self._received else chunk
+        if self._arrived is not None:
+            self._arrived.set()
+        return len(self._received)
+
+    def finish(self) -> None:
+        """The body is whole."""
+        self.whole = True
+        if self._arrived is not None:
+            self._arrived.set()
+
+    def lose(self) -> None:
+        """The caller has gone; there will be no more, and nobody to answer."""
+        self.gone = True
+        if self._arrived is not None:
+            self._arrived.set()
+
+    # What handlers ask.
 
     def segment(self, number: int) -> str:
         """A segment of the path, percent-decoded once (contract section 0.1)."""
@@ -114,44 +169,39 @@ class Request:
         Raises TooLarge, Busy or TooSlow when a bound is passed, and Gone when
         the caller hangs up before its end.
         """
-        limits = api.limits
         for name, value in self.header:
-            if name == b"content-length" and int(value) > limits.body_bytes_max:
-                raise TooLarge(f"the body is larger than {limits.body_bytes_max} bytes")
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        chunk: bytes = message["body"]
-        self._hold(api, chunk)
-        return await self._rest(api, chunk) if message["more_body"] else chunk
+            if name == b"content-length" and int(value) > api.limits.body_bytes_max:
+                raise TooLarge(f"the body is larger than {api.limits.body_bytes_max} bytes")
+        if not self.whole:
+            await self._arrival(api)
+        self._hold(api)
+        return self._received
 
     def release(self, api: Api) -> None:
         """Count the body as no longer held."""
         api.received_bytes -= self._held_bytes
 
-    def _hold(self, api: Api, chunk: bytes) -> None:
-        self._held_bytes += len(chunk)
-        api.received_bytes += len(chunk)
+    def _hold(self, api: Api) -> None:
+        api.received_bytes += len(self._received) - self._held_bytes
+        self._held_bytes = len(self._received)
         if self._held_bytes > api.limits.body_bytes_max:
             raise TooLarge(f"the body is larger than {api.limits.body_bytes_max} bytes")
         if api.received_bytes > api.limits.receive_bytes_max:
             raise Busy("too many bodies are being received, try again")
 
-    async def _rest(self, api: Api, chunk: bytes) -> bytes:
+    async def _arrival(self, api: Api) -> None:
         began_s = asyncio.get_running_loop().time()
-        chunks = [chunk]
-        more = True
+        self._arrived = asyncio.Event()
         try:
             async with asyncio.timeout_at(began_s + BODY_GRACE_S) as deadline:
-                while more:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
+                while not self.whole:
+                    if self.gone:
                         raise Gone
-                    self._hold(api, message["body"])
-                    chunks.append(message["body"])
-                    more = message["more_body"]
+                    self._hold(api)
                     pace_s = BODY_GRACE_S + self._held_bytes / BODY_BYTES_PER_S_MIN
                     deadline.reschedule(began_s + min(BODY_S_MAX, pace_s))
+                    self._want_more()
+                    self._arrived.clear()
+                    await self._arrived.wait()
         except TimeoutError:
             raise TooSlow("the body did not arrive in time") from None
-        return b"".join(chunks)
