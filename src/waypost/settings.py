@@ -170,7 +170,7 @@ def _read_nameserver(text: str) -> str:
     return _read_address(text)
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     """A value as it may be quoted: what stands before an `@` may be a password."""
     scheme, separator, rest = text.partition("://")
     return f"{scheme}://…@{rest.rpartition('@')[2]}" if separator and "@" in rest else text
@@ -471,7 +471,7 @@ def parse(
         try:
             values[name] = _value(BY_NAME[name], text)
         except ValueError as error:
-            faults.append(f"{source} = {_shown(text)!r} {error}")
+            faults.append(f"{source} = {_quoted(text)!r} {error}")
     if faults:
         raise SettingsError(*faults)
     for name, cap in QUOTA_CAPS.get(values.get("quota", ""), {}).items():
