@@ -131,7 +131,9 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             self._lose("closed")
         elif len(body) <= JOIN_BYTES_MAX:
-            transport.write(head + body)
+            # After all that is ready now: requests then leave in bursts, and the receiver
+            # is woken once for many of them (docs/decisions/0006-the-hot-path.md).
+            self._loop.call_soon(transport.write, head + body)
         else:
             transport.writelines((head, body))
         return waiter
