@@ -1,7 +1,7 @@
 """The home of the HTTP server: what a connection may do before a request reaches the application.
 
 HTTP/1.1 on httptools' parser, strict, and made for the hot path: measured
-against uvicorn in docs/decisions/0006-the-http-server.md.
+against uvicorn in docs/decisions/0006-the-hot-path.md.
 
 - What cannot be read is answered in JSON (D34), after the answers to what was
   sent before it, and with the connection left open for a moment, so that a
@@ -310,7 +310,7 @@ class _Protocol(asyncio.Protocol):
         """Write after all that is ready now has run.
 
         Answers then leave in bursts, and their callers' process is woken once for
-        many of them: 1.5 times the publishes a second (docs/decisions/0006).
+        many of them: 1.5 times the publishes a second (docs/decisions/0006-the-hot-path.md).
         """
         if not self._unsent:
             self._loop.call_soon(self._flush)
