@@ -7,6 +7,7 @@ SDK waits there for "running at".  The log goes to stderr.
 import asyncio
 import ipaddress
 import os
+import resource
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -21,6 +22,9 @@ from waypost.cli.flags import Given, with_settings
 from waypost.domain.dev_users import DEV_USERS
 from waypost.settings import DEV_DEFAULTS, MEMORY, Settings, SettingsError
 from waypost.telemetry import configure_logging
+
+FILES_MAX = 65_536
+"""Open files that a server asks the system for."""
 
 DEV_VARIABLES = {
     "QSTASH_DEV_PORT": "WAYPOST_LISTEN_PORT",
@@ -112,8 +116,18 @@ async def _has_token(settings: Settings) -> bool:
 
 def _run(settings: Settings, *, dev: bool, announce: Callable[[Announcement], None]) -> int:
     configure_logging(level=settings.log_level, format=settings.log_format)
+    _allow_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(assembly.serve(settings, dev=dev, announce=announce))
+
+
+def _allow_many_files() -> None:
+    """Raise the bound on open files, which is often 1,024, as far as we may: every caller
+    and every attempt under way is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _say(*lines: str) -> None:
