@@ -116,7 +116,7 @@ async def running(
             region=settings.region,
         )
         dispatcher = Dispatcher(store, delivery, places, clock, telemetry)
-        store.writer.on_waiting = dispatcher.loop.wake.set
+        store.writer.on_waiting = dispatcher.hint
         publishing = Publishing(
             store,
             clock,

@@ -20,9 +20,7 @@ import apsw
 
 from waypost.cli.main import main
 from waypost.domain.attempt import Outcome
-from waypost.domain.places import Sign
 from waypost.loops.dispatcher import Dispatcher
-from waypost.store.protocol import Claim, give_back_place
 from waypost.store.sqlite import store
 from waypost.store.sqlite.database import Writer
 
@@ -41,18 +39,17 @@ def ack_first() -> None:
             follow()
         await asyncio.sleep(FLUSH_S)
         await self._commit()
-        if self.batch.waits:
-            self.on_waiting()
+        if self.batch.next_turn_ms is not None:
+            self.on_waiting(self.batch.next_turn_ms)
         self._forget()
 
     Writer._transact = transact  # type: ignore[method-assign]
 
 
 def settle_first() -> None:
-    async def attempt(self: Dispatcher, claim: Claim) -> None:
-        await self._delivery.settle(claim, Outcome(status=200))
-        await self._delivery.attempt(claim)
-        give_back_place(self._places, claim, Sign.WELL)
+    async def attempt(self: Dispatcher, attempt: Any) -> None:
+        await self._delivery.settle(attempt.claim, Outcome(status=200))
+        await self._delivery.attempt(attempt.claim)
 
     Dispatcher._attempt = attempt  # type: ignore[method-assign]
 

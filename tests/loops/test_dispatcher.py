@@ -36,7 +36,7 @@ class Rig:
             region="EU-CENTRAL-1",
         )
         self.dispatcher = Dispatcher(store, delivery, places, self.clock, telemetry)
-        store.writer.on_waiting = self.dispatcher.loop.wake.set
+        store.writer.on_waiting = self.dispatcher.hint
         self.bench = Bench(store, places)
 
     async def step(self) -> int:
@@ -130,7 +130,9 @@ async def test_a_drain_in_a_hurry_waits_for_nobody(rig: Rig) -> None:
     assert await rig.dispatcher.drain(wait_ms=HOUR, hurry=hurry) == 1
 
 
-async def test_an_attempt_that_runs_for_long_speaks_against_its_host(rig: Rig) -> None:
+async def test_an_attempt_that_runs_for_long_leaves_its_place_and_speaks_against_its_host(
+    rig: Rig,
+) -> None:
     await rig.bench.add_waiting(a_draft(url="https://slow.example/"))
     await rig.step()
     await rig.finish()
@@ -143,9 +145,70 @@ async def test_an_attempt_that_runs_for_long_speaks_against_its_host(rig: Rig) -
     rig.clock.go_on(SLOW_MS + 1)
     await rig.step()
 
-    assert rig.places.room("https://new.example:443") == 0
+    assert (rig.places.free, rig.places.lingering) == (8, 4)
     rig.sender.let_go()
     await rig.finish()
+    assert (rig.places.free, rig.places.lingering) == (8, 0)
+
+
+async def test_whoever_waits_for_a_place_has_it_when_the_oldest_attempt_lingers(rig: Rig) -> None:
+    rig.sender.hold()
+    await rig.bench.add_waiting(*[a_draft(url=f"https://hanging{n}.example/") for n in range(4)])
+    await rig.step()
+    await rig.bench.add_waiting(a_draft(url="https://new.example/"))
+
+    rig.clock.go_on(SLOW_MS - 300)
+    assert await rig.step() == 301
+    rig.clock.go_on(301)
+    await rig.step()
+    await asyncio.sleep(0)
+
+    assert rig.sender.sent[-1].url == "https://new.example/"
+    rig.sender.let_go()
+    await rig.finish()
+
+
+async def test_a_hint_of_a_turn_after_the_rest_wakes_nobody(rig: Rig) -> None:
+    await rig.step()
+    rig.dispatcher.loop.wake.clear()
+
+    await rig.bench.add(a_draft(delay_ms=POLL_MS))
+    assert not rig.dispatcher.loop.wake.is_set()
+    await rig.bench.add(a_draft(delay_ms=POLL_MS - 1))
+    assert rig.dispatcher.loop.wake.is_set()
+
+
+async def test_a_claim_that_waits_for_bodies_to_go_is_not_asked_over_and_over(rig: Rig) -> None:
+    places = some_places(bytes_max=1_000)
+    rig = Rig(rig.store, places)
+    rig.sender.hold()
+    await rig.bench.add_waiting(a_draft(body=b"x" * 1_000), a_draft(body=b"y"))
+    assert await rig.step() == POLL_MS
+    await asyncio.sleep(0)
+    rig.dispatcher.loop.wake.clear()
+
+    assert await rig.step() == POLL_MS
+    rig.sender.let_go()
+    await rig.finish()
+
+    assert rig.dispatcher.loop.wake.is_set()
+    await rig.step()
+    await rig.finish()
+    assert len(rig.sender.sent) == 2
+
+
+async def test_an_attempt_that_is_cancelled_before_it_began_gives_its_place_back(rig: Rig) -> None:
+    await rig.bench.add_waiting(a_draft())
+    [claim] = await rig.bench.claim()
+    others = asyncio.all_tasks()
+    rig.dispatcher.hand_over(claim)
+    [task] = asyncio.all_tasks() - others
+
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert rig.sender.sent == []
+    assert rig.places.in_flight == 0
 
 
 async def test_a_failure_comes_again_when_it_is_due(rig: Rig) -> None:

@@ -266,6 +266,130 @@ async def test_nothing_is_claimed_when_there_are_no_places_asked_for(bench: Benc
     assert len(await bench.claim()) == 1
 
 
+async def test_a_tenant_that_is_ready_goes_though_many_others_have_lanes_that_are_not(
+    bench: Bench,
+) -> None:
+    await bench.add(*[a_draft(tenant=f"a{n:03}", delay_ms=HOUR) for n in range(200)])
+    lonely = a_draft(tenant="z")
+    await bench.add_waiting(lonely)
+
+    assert ids(await bench.claim()) == [id_of(lonely)]
+
+
+async def test_tenants_with_few_lanes_go_beside_one_with_thousands(open_store: Open) -> None:
+    async with open_store() as store:
+        bench = Bench(store, some_places(count_max=4))
+        crowd = [a_draft(url=f"https://h{n}.example/", tenant="crowd") for n in range(1_500)]
+        await bench.add_waiting(*crowd)
+        lonely = [a_draft(tenant=f"t{n:03}", at_ms=T0 + 1) for n in range(20)]
+        await bench.add_waiting(*lonely, now_ms=T0 + 1)
+
+        seen: set[str] = set()
+        for n in range(30):
+            for claim in await bench.claim(2, now_ms=T0 + 2 + n):
+                seen.add(claim.message.tenant)
+                await bench.deliver(claim, now_ms=T0 + 2 + n)
+
+        assert len(seen) == 21
+
+
+async def test_a_lane_has_its_turn_though_busy_queues_have_older_messages(
+    open_store: Open,
+) -> None:
+    async with open_store() as store:
+        bench = Bench(store, some_places(count_max=10))
+        await bench.add_waiting(*[draft for n in range(20) for draft in queued(f"q{n}", count=30)])
+        plain = a_draft(at_ms=T0 + MINUTE)
+        await bench.add_waiting(plain, now_ms=T0 + MINUTE)
+
+        seen: list[str] = []
+        for n in range(5):
+            now_ms = T0 + MINUTE + n
+            claims = await bench.claim(10, now_ms=now_ms)
+            seen += ids(claims)
+            for claim in claims:
+                await bench.deliver(claim, now_ms=now_ms)
+
+        assert id_of(plain) in seen
+
+
+async def test_a_lane_keeps_its_turn_while_more_is_added_to_it(open_store: Open) -> None:
+    async with open_store() as store:
+        bench = Bench(store, some_places(count_max=2))
+        [first] = queued("patient", count=1)
+        await bench.add_waiting(first)
+
+        for n in range(20):
+            now_ms = T0 + n
+            await bench.add_waiting(*queued("patient", count=1), now_ms=now_ms)
+            await bench.add_waiting(a_draft(url=f"https://h{n}.example/"), now_ms=now_ms)
+            for claim in await bench.claim(1, now_ms=now_ms):
+                if claim.message.queue == "patient":
+                    assert claim.message.id == id_of(first)
+                    return
+                await bench.deliver(claim, now_ms=now_ms)
+        raise AssertionError("it never had its turn")
+
+
+async def test_a_full_node_keeps_no_lane_out_of_the_turns(open_store: Open) -> None:
+    async with open_store() as store:
+        places = some_places(count_max=20, host_count_max=20)
+        bench = Bench(store, places)
+        a, b = a_draft(url="https://a.example/").host, a_draft(url="https://b.example/").host
+        for host in (a, b):
+            places.take(host)
+            places.give_back(host, Sign.WELL)
+        for n in range(10):
+            places.take(f"hanging{n}")
+        for _ in range(6):
+            places.take(a)
+        await bench.add_waiting(a_draft(url="https://b.example/", delay_ms=1))
+        births = [a_draft(url="https://a.example/") for _ in range(4)]
+
+        # The births of the same moment take the places that the claim had asked for.
+        await asyncio.gather(bench.add(*births), bench.claim(4, now_ms=T0 + 1))
+        for _ in range(6):
+            places.give_back(a, Sign.WELL)
+
+        assert len(bench.born) == 4
+        assert len(await bench.claim(now_ms=T0 + 1)) == 1
+
+
+async def test_large_bodies_for_a_host_that_hangs_keep_nobody_from_being_sent(
+    open_store: Open,
+) -> None:
+    async with open_store() as store:
+        bench = Bench(store, some_places(bytes_max=10_000))
+        await bench.add(a_draft(url="https://good.example/"))
+        await bench.deliver(bench.born.pop())
+        await bench.add(
+            *[a_draft(url="https://hanging.example/", body=b"x" * 2_000) for _ in range(20)]
+        )
+        assert len(bench.born) == 2
+
+        good = a_draft(url="https://good.example/", body=b"y" * 5_000)
+        bench.born.clear()
+        await bench.add_waiting(good)
+
+        assert ids(await bench.claim()) == [id_of(good)]
+
+
+async def test_a_message_whose_body_found_no_room_goes_when_there_is_some(
+    open_store: Open,
+) -> None:
+    async with open_store() as store:
+        bench = Bench(store, some_places(bytes_max=10_000))
+        first = a_draft(url="https://a.example/", body=b"x" * 4_000)
+        second = a_draft(url="https://b.example/", body=b"x" * 4_000)
+        await bench.add_waiting(first, second)
+        [claim] = await bench.claim()
+        assert await bench.claim() == []
+
+        await bench.end(claim, TryAgain(T0 + HOUR), sign=Sign.DOWN)
+
+        assert len(await bench.claim()) == 1
+
+
 # Settling
 
 
@@ -423,6 +547,30 @@ async def test_suspects_are_sent_one_at_a_time(open_store: Open, durable: None) 
             assert await bench.claim() == []
             await bench.deliver(suspect)
         assert await bench.claim() == []
+
+
+async def test_a_suspect_that_hangs_holds_up_no_innocent_message(
+    open_store: Open, durable: None
+) -> None:
+    urls = ("https://x.example/", "https://y.example/")
+    async with open_store() as store:
+        await Bench(store).add_waiting(*[a_draft(url=url) for url in urls])
+    for _ in range(SUSPECT_AFTER):
+        async with open_store() as store:
+            assert len(await Bench(store).claim()) == 2
+
+    async with open_store() as store:
+        bench = Bench(store)
+        [hanging] = await bench.claim()
+        innocent = [a_draft(url=url) for url in urls for _ in range(10)]
+        await bench.add(*innocent)
+
+        claims = bench.born + await bench.claim()
+        assert sorted(ids(claims)) == sorted(map(id_of, innocent))
+        await bench.retry(hanging, at_ms=T0 + MINUTE)
+        [other] = await bench.claim()
+        await bench.deliver(other)
+        assert ids(await bench.claim(now_ms=T0 + MINUTE)) == ids([hanging])
 
 
 async def test_a_message_interrupted_too_often_is_a_dead_letter(

@@ -1,8 +1,11 @@
 """What a store promises of queues: their order, their places, their lag (D23)."""
 
+import asyncio
+
 from tests.store.bench import Bench, id_of, ids, queued
 from tests.store.conftest import Open
 from tests.support.factory import HOUR, MINUTE, SECOND, T0, a_draft, some_places
+from waypost.domain.places import SUSPECT_AFTER
 
 
 async def test_enqueueing_creates_the_queue_with_parallelism_one(bench: Bench) -> None:
@@ -76,6 +79,53 @@ async def test_acceptance_never_goes_back_within_a_queue(bench: Bench) -> None:
     [claim] = await bench.claim()
 
     assert claim.message.id == id_of(first)
+
+
+async def test_of_two_that_come_at_the_same_moment_none_overtakes_what_is_due_to_the_later(
+    bench: Bench,
+) -> None:
+    [older] = queued(count=1, delay_ms=5)
+    await bench.add(older)
+    [delayed] = queued(count=1, at_ms=T0 + 1, delay_ms=HOUR)
+    [late] = queued(count=1, at_ms=T0 + 10)
+
+    await asyncio.gather(bench.add(delayed, now_ms=T0 + 1), bench.add(late, now_ms=T0 + 10))
+
+    assert bench.born == []
+    assert ids(await bench.claim(now_ms=T0 + 10)) == [id_of(older)]
+
+
+async def test_a_suspect_keeps_its_place_in_its_queue(open_store: Open, durable: None) -> None:
+    first, second = queued(count=2)
+    async with open_store() as store:
+        await Bench(store).add_waiting(first, second)
+    for _ in range(SUSPECT_AFTER):
+        async with open_store() as store:
+            assert ids(await Bench(store).claim()) == [id_of(first)]
+
+    async with open_store() as store:
+        bench = Bench(store)
+        [claim] = await bench.claim()
+        assert claim.message.id == id_of(first)
+        assert await bench.claim() == []
+        await bench.deliver(claim)
+        assert ids(await bench.claim()) == [id_of(second)]
+
+
+async def test_when_one_place_is_free_again_one_of_the_lanes_that_wait_for_it_goes(
+    open_store: Open,
+) -> None:
+    async with open_store() as store:
+        bench = Bench(store, some_places(host_count_max=1))
+        await bench.add_waiting(*[draft for n in range(50) for draft in queued(f"q{n}", count=1)])
+
+        seen = []
+        for n in range(50):
+            [claim] = await bench.claim(now_ms=T0 + n)
+            seen.append(claim.message.queue)
+            await bench.deliver(claim, now_ms=T0 + n)
+
+        assert len(set(seen)) == 50
 
 
 async def test_a_cancelled_head_lets_the_next_go(bench: Bench) -> None:

@@ -4,17 +4,21 @@ import asyncio
 import hashlib
 import os
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import apsw
 import pytest
 
 from tests.store.bench import Bench, queued
-from tests.support.factory import HOUR, T0, a_draft, some_places
+from tests.support.factory import DAY, HOUR, T0, a_draft, some_places
 from waypost.domain.errors import Invalid, NotFound, StoreBroken, StoreFull, StoreUnavailable
+from waypost.domain.message import Logged
+from waypost.domain.places import Sign
 from waypost.domain.signing import SigningKeys
 from waypost.store.migrations import SchemaTooNew
-from waypost.store.protocol import Tenant, Token
-from waypost.store.sqlite import database, upkeep
+from waypost.store.protocol import LogFilter, Retention, Tenant, Token, give_back_place
+from waypost.store.sqlite import database, log, upkeep
 from waypost.store.sqlite.database import MIGRATIONS, Locked
 from waypost.store.sqlite.people import PeopleFile
 from waypost.store.sqlite.store import MEMORY, SqliteStore
@@ -180,11 +184,283 @@ async def test_a_store_in_memory_leaves_no_file(
     assert os.listdir(tmp_path) == []
 
 
+async def test_a_lane_that_a_failed_claim_was_to_reopen_is_reopened_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store, some_places(host_count_max=2))
+    await bench.add(a_draft(), a_draft(), a_draft())
+    assert await bench.claim() == []
+    for claim in bench.born:
+        await bench.deliver(claim)
+
+    def fail() -> None:
+        raise apsw.FullError("database or disk is full")
+
+    monkeypatch.setattr(store.writer, "commit_now", fail)
+    with pytest.raises(StoreFull):
+        await bench.claim()
+    monkeypatch.undo()
+
+    assert len(await bench.claim()) == 1
+    await store.close()
+
+
+async def test_news_is_told_also_when_the_batch_that_asked_for_it_failed(path: str) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    await store.changed()
+    people = PeopleFile(path)
+    await people.add_tenant(Tenant(id="acme", created_ms=T0, keys=SigningKeys("sig_a", "sig_b")))
+    people.close()
+
+    def guilty(_batch: database.Batch, _calls: list[None]) -> list[None]:
+        raise ValueError
+
+    asked = store.changed(), store.writer.call(guilty, None)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert answers[0] is True
+    assert not await store.changed()
+    await store.close()
+
+
+async def test_the_event_loop_goes_on_while_another_process_writes(path: str) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    other = apsw.Connection(path)
+    other.execute("BEGIN IMMEDIATE")
+
+    adding = asyncio.ensure_future(Bench(store).add(a_draft()))
+    for _ in range(20):
+        began_s = perf_counter()
+        await asyncio.sleep(0.001)
+        assert perf_counter() - began_s < database.BUSY_MS / 2_000
+    assert not adding.done()
+    other.execute("ROLLBACK")
+    await adding
+    other.close()
+    await store.close()
+
+
+async def test_a_database_that_stays_locked_is_unavailable_in_sqlites_words(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_MS", 20)
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    other = apsw.Connection(path)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreUnavailable, match="database is locked"):
+        await Bench(store).add(a_draft())
+
+    other.close()
+    await Bench(store).add(a_draft())
+    await store.close()
+
+
+async def test_a_checkpoint_leaves_nothing_open_that_a_commit_would_trip_over(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "CHECKPOINT_PAGES", 1)
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    loop = asyncio.get_running_loop()
+    run = loop.run_in_executor
+    kept: list[object] = []
+
+    async def run_and_keep(*arguments: Any) -> Any:
+        kept.append(await run(*arguments))  # as a future does, for a moment
+        return kept[-1]
+
+    monkeypatch.setattr(loop, "run_in_executor", run_and_keep)
+    bench = Bench(store)
+    for _ in range(5):
+        await bench.add(a_draft())
+    monkeypatch.undo()
+
+    assert set(kept) == {None}
+    await store.close()
+
+
+async def test_a_reader_that_holds_a_snapshot_does_not_make_each_commit_a_checkpoint(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "CHECKPOINT_PAGES", 50)
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    await bench.add_waiting(a_draft())
+    reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM message").fetchall()
+    checkpoints = []
+    real = store.writer._checkpoint_now
+    monkeypatch.setattr(store.writer, "_checkpoint_now", lambda: checkpoints.append(real()))
+
+    for _ in range(100):
+        await bench.add_waiting(a_draft(body=b"x" * 10_000))
+
+    assert 3 <= len(checkpoints) <= 30
+    reader.close()
+    await store.close()
+
+
+async def test_a_link_to_the_file_is_locked_with_it(path: str) -> None:
+    """D32."""
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    Path(f"{path}.link").symlink_to(path)
+
+    with pytest.raises(Locked):
+        SqliteStore(f"{path}.link", free_bytes_min=0, now_ms=T0)
+
+    await store.close()
+
+
+async def test_a_writer_that_falls_over_says_so_to_everyone(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+
+    def fall_over(_turn_ms: int) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(store.writer, "on_waiting", fall_over)
+    with pytest.raises(StoreBroken, match="planted"):
+        await bench.add(a_draft(delay_ms=HOUR))
+    with pytest.raises(StoreBroken):
+        await bench.add(a_draft())
+    with pytest.raises(StoreBroken):
+        await store.pulse(now_ms=T0)
+    await store.close()
+
+
+async def test_lists_longer_than_a_statement_takes_are_asked_for_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(database, "VARIABLES_MAX", 3)
+    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    await bench.add_waiting(*[a_draft() for _ in range(20)])
+
+    claims = await bench.claim()
+    await store.release(claims, now_ms=T0)
+    for claim in claims:
+        give_back_place(bench.places, claim, Sign.WELL)
+    again = await bench.claim()
+    await asyncio.gather(*[bench.deliver(claim) for claim in again])
+
+    assert len(claims) == len(again) == 20
+    assert await bench.claim() == []
+    await store.close()
+
+
+async def test_the_pages_of_what_was_removed_go_back_to_the_file_system(path: str) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    await bench.add(*[a_draft(body=b"x" * 20_000) for _ in range(60)])
+    for claim in bench.born:
+        await bench.deliver(claim)
+    before = store.writer.db.pragma("page_count")
+
+    keep = Retention(log_ms=DAY, dead_letter_ms=DAY)
+    await store.prune(retention=keep, now_ms=T0 + 2 * DAY)
+
+    after = store.writer.db.pragma("page_count")
+    assert before - after > 200
+    await store.close()
+
+
+async def test_a_page_of_a_state_that_is_rare_ends_early_and_none_is_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log, "LOOKED_AT_MAX", 10)
+    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    await bench.add(*[a_draft() for _ in range(30)])
+    failed = bench.born[3]
+    await bench.fail(failed)
+    await Bench(store).add_waiting(*[a_draft(at_ms=T0 + 1) for _ in range(25)], now_ms=T0 + 1)
+
+    found, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        page = await store.log(
+            "acme",
+            where=LogFilter(states=[Logged.FAILED]),
+            cursor=cursor,
+            count_max=5,
+            bytes_max=1 << 20,
+        )
+        found += [entry.message.id for entry in page.entries]
+        cursor, pages = page.cursor, pages + 1
+
+    assert found == [failed.message.id]
+    assert pages == 9
+    await store.close()
+
+
+async def test_the_log_of_a_message_is_found_by_its_id() -> None:
+    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+    seen: set[str] = set()
+    store.writer.db.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: seen.add(str(event["sql"])))
+    for states in ([], [Logged.FAILED]):
+        where = LogFilter(message_ids=["a", "b"], states=states)
+        await store.log("acme", where=where, cursor=None, count_max=5, bytes_max=1 << 20)
+    store.writer.db.trace_v2(0)
+
+    for sql in seen:
+        plan = store.writer.db.execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?"))
+        assert any("event_message" in row[3] and "message_id=?" in row[3] for row in plan), sql
+    assert len(seen) == 2
+    await store.close()
+
+
+async def test_a_large_store_is_not_counted_over_and_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upkeep, "COUNTED_QUICKLY_S", 0)
+    monkeypatch.setattr(upkeep, "COUNTS_KEPT", 1_000_000)
+    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+    before = await store.pulse(now_ms=T0)
+    await Bench(store).add_waiting(a_draft())
+
+    after = await store.pulse(now_ms=T0)
+
+    assert (before.waiting, after.waiting) == (0, 0)
+    assert (before.oldest_due_ms, after.oldest_due_ms) == (None, T0)
+    await store.close()
+
+
+async def test_those_who_would_claim_are_told_of_turns_and_of_nothing_else() -> None:
+    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    hints: list[int] = []
+    store.writer.on_waiting = hints.append
+
+    await bench.add(*queued(count=1))
+    await bench.deliver(bench.born[0])
+    assert hints == []
+    await bench.add(a_draft(delay_ms=HOUR), a_draft(delay_ms=2 * HOUR))
+    assert hints == [T0 + HOUR]
+    await store.close()
+
+
+async def test_a_claim_that_can_do_nothing_writes_nothing(path: str) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store, some_places(bytes_max=1_000))
+    await bench.add(a_draft(body=b"x" * 1_000))
+    await Bench(store).add_waiting(a_draft(body=b"y"))
+    before = Path(f"{path}-wal").stat().st_size
+
+    for n in range(20):
+        assert await bench.claim(now_ms=T0 + n) == []
+
+    assert Path(f"{path}-wal").stat().st_size == before
+    await store.close()
+
+
 # What a claim costs: the steps of SQLite's machine, counted by SQLite itself.
 
 
-async def _steps_of_a_claim(bench: Bench, store: SqliteStore) -> int:
-    """Steps of every statement that one claim of ten messages ran."""
+async def _steps_of_a_claim(bench: Bench, store: SqliteStore, *, count: int = 10) -> int:
+    """Steps of every statement that one claim of some messages ran."""
     steps = 0
 
     def note(event: dict[str, object]) -> None:
@@ -196,7 +472,7 @@ async def _steps_of_a_claim(bench: Bench, store: SqliteStore) -> int:
     store.writer.db.trace_v2(apsw.SQLITE_TRACE_PROFILE, note)
     claims = await bench.claim(10)
     store.writer.db.trace_v2(0)
-    assert len(claims) == 10
+    assert len(claims) == count
     return steps
 
 
@@ -247,6 +523,39 @@ async def test_the_cost_of_a_claim_does_not_grow_with_hosts_that_have_no_place()
         await store.close()
 
     assert costs[1_000] <= costs[10] * 1.05, costs
+
+
+async def test_the_cost_of_a_freed_place_does_not_grow_with_the_lanes_that_wait_for_it() -> None:
+    costs = {}
+    for waiting in (20, 2_000):
+        store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+        bench = Bench(store, some_places(host_count_max=1))
+        await bench.add(a_draft())
+        for start in range(0, waiting, 500):
+            count = min(500, waiting - start)
+            await Bench(store).add_waiting(
+                *[draft for n in range(count) for draft in queued(f"q{start + n}", count=1)]
+            )
+        while await bench.next_due_ms() is not None:
+            await bench.claim()
+        await bench.deliver(bench.born[0])
+        costs[waiting] = await _steps_of_a_claim(bench, store, count=1)
+        await store.close()
+
+    assert costs[2_000] <= costs[20] * 1.05, costs
+
+
+async def test_the_cost_of_a_claim_does_not_grow_with_tenants_that_are_not_ready() -> None:
+    costs = {}
+    for tenants in (100, 5_000):
+        store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+        bench = Bench(store)
+        await bench.add(*[a_draft(tenant=f"t{n}", delay_ms=HOUR) for n in range(tenants)])
+        await bench.add_waiting(*[a_draft(tenant="t77") for _ in range(10)])
+        costs[tenants] = await _steps_of_a_claim(bench, store)
+        await store.close()
+
+    assert costs[5_000] <= costs[100] * 1.05, costs
 
 
 async def test_no_statement_of_the_hot_path_scans_a_table() -> None:

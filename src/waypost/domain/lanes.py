@@ -1,12 +1,19 @@
-"""The home of where a delivery waits: its queue, else its tenant and host."""
+"""The home of where a delivery waits: its queue, else its tenant and host.
+
+Suspects (D18) that have no queue wait in a lane of their own, so that whoever
+waits to be tried alone holds up nobody else.
+"""
 
 QUEUE = "queue:"
 HOST = "host:"
+SUSPECTS = "suspects"
 
 
-def lane_of(queue: str | None, host: str) -> str:
+def lane_of(queue: str | None, host: str, *, suspect: bool = False) -> str:
     """The lane's name within its tenant."""
-    return f"{HOST}{host}" if queue is None else f"{QUEUE}{queue}"
+    if queue is not None:
+        return f"{QUEUE}{queue}"
+    return SUSPECTS if suspect else f"{HOST}{host}"
 
 
 def queue_of(lane: str) -> str | None:

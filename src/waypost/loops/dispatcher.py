@@ -1,6 +1,7 @@
 """The home of the claims in hand: as many as there are places for, each an attempt under way."""
 
 import asyncio
+from itertools import takewhile
 
 from waypost.clock import Clock
 from waypost.domain.attempt import Outcome
@@ -15,6 +16,21 @@ POLL_MS = 1_000
 
 NOTHING_WENT_MS = 10
 """The rest after a claim that handed out nothing although a lane's turn had come."""
+
+
+FOREVER_MS = 1 << 62
+
+
+class _Attempt:
+    """An attempt in hand: since when, whether its place is still taken, and whether it lingers."""
+
+    __slots__ = ("claim", "lingers", "placed", "started_ms")
+
+    def __init__(self, claim: Claim, started_ms: int) -> None:
+        self.claim = claim
+        self.started_ms = started_ms
+        self.placed = True
+        self.lingers = False
 
 
 class Dispatcher:
@@ -33,37 +49,59 @@ class Dispatcher:
         self._places = places
         self._clock = clock
         self._telemetry = telemetry
-        self._claims: dict[asyncio.Task[None], Claim] = {}
-        self._young: dict[int, tuple[int, str]] = {}
-        self._more = False
+        self._in_hand: dict[asyncio.Task[None], _Attempt] = {}
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+        self._young: dict[_Attempt, None] = {}  # in the order in which they began
+        self._full = False
+        self._rest_until_ms = 0
         self._faults: list[BaseException] = []
         self.loop = Loop("dispatcher", self.step, clock=clock, telemetry=telemetry)
 
     def hand_over(self, claim: Claim) -> None:
         """Begin the attempt of a claim.  Its place was taken with it."""
-        task = asyncio.get_running_loop().create_task(self._attempt(claim))
-        self._claims[task] = claim
+        attempt = _Attempt(claim, self._clock.now_ms())
+        self._young[attempt] = None
+        task = asyncio.get_running_loop().create_task(self._attempt(attempt))
+        self._in_hand[task] = attempt
+        self._none_left.clear()
         task.add_done_callback(self._ended)
+
+    def hint(self, turn_ms: int = 0) -> None:
+        """Note that a lane has its turn at `turn_ms`: a rest that would last longer ends."""
+        if turn_ms < self._rest_until_ms:
+            self.loop.wake.set()
 
     async def step(self, now_ms: int) -> int:
         """Fill the free places."""
+        self._rest_until_ms = FOREVER_MS  # a hint that comes during the step is heard
+        rest_ms = await self._fill(now_ms)
+        self._rest_until_ms = self._clock.now_ms() + rest_ms
+        return rest_ms
+
+    async def _fill(self, now_ms: int) -> int:
         if self._faults:
             raise self._faults[0]
-        self._doubt(now_ms)
-        free = self._places.free
-        self._more = free <= 0
-        if free <= 0:
-            return POLL_MS
-        claimed = await self._deliveries.claim(count_max=free, places=self._places, now_ms=now_ms)
+        self._let_linger(now_ms)
+        places = self._places
+        free = places.free
+        self._full = free <= 0
+        if self._full:
+            return self._until_one_lingers_ms()
+        claimed = await self._deliveries.claim(count_max=free, places=places, now_ms=now_ms)
         for claim in claimed.claims:
             self.hand_over(claim)
-        if claimed.next_due_ms is None:
-            return POLL_MS
-        rest_ms = claimed.next_due_ms - self._clock.now_ms()
-        if rest_ms > 0:
-            return min(rest_ms, POLL_MS)
-        self._more = True
-        return 0 if claimed.claims else NOTHING_WENT_MS
+        self._full = places.full
+        if self._full:
+            return self._until_one_lingers_ms()
+        if places.any_open:
+            return 0 if claimed.claims else NOTHING_WENT_MS
+        rest_ms = POLL_MS
+        if claimed.next_due_ms is not None:
+            rest_ms = claimed.next_due_ms - self._clock.now_ms()
+            if rest_ms <= 0:
+                return 0 if claimed.claims else NOTHING_WENT_MS
+        return min(rest_ms, self._until_one_lingers_ms())
 
     async def drain(self, *, wait_ms: int, hurry: asyncio.Event) -> int:
         """Wait for the attempts under way, at most `wait_ms`; release the others.
@@ -73,52 +111,58 @@ class Dispatcher:
         # What was being accepted may still be handed over: a release of nothing comes
         # after the batch that is under way.
         await self._deliveries.release([], now_ms=self._clock.now_ms())
-        hurried = asyncio.ensure_future(hurry.wait())
-        deadline_s = asyncio.get_running_loop().time() + wait_ms / 1000
-        while self._claims and not hurried.done():
-            left_s = deadline_s - asyncio.get_running_loop().time()
-            if left_s <= 0:
-                break
-            await asyncio.wait(
-                (*self._claims, hurried), timeout=left_s, return_when=asyncio.FIRST_COMPLETED
-            )
-        hurried.cancel()
-        left = dict(self._claims)
+        ends = [asyncio.ensure_future(event.wait()) for event in (self._none_left, hurry)]
+        await asyncio.wait(ends, timeout=wait_ms / 1000, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        left = dict(self._in_hand)
         for task in left:
             task.cancel()
         if left:
             await asyncio.wait(left)
-            await self._deliveries.release(list(left.values()), now_ms=self._clock.now_ms())
+            claims = [attempt.claim for attempt in left.values()]
+            await self._deliveries.release(claims, now_ms=self._clock.now_ms())
             self._telemetry.claims_released += len(left)
         return len(left)
 
-    async def _attempt(self, claim: Claim) -> None:
-        started_ms = self._clock.now_ms()
-        self._young[claim.token << 64 | claim.number] = (started_ms, claim.host)
-        sign = Sign.NONE
-        try:
-            outcome = await self._delivery.attempt(claim)
-            sign = _sign_of(outcome, took_ms=self._clock.now_ms() - started_ms)
-        finally:
-            self._young.pop(claim.token << 64 | claim.number, None)
-            give_back_place(self._places, claim, sign)
-            if self._more or self._places.any_freed:
-                self.loop.wake.set()
-        await self._delivery.settle(claim, outcome)
+    async def _attempt(self, attempt: _Attempt) -> None:
+        outcome = await self._delivery.attempt(attempt.claim)
+        took_ms = self._clock.now_ms() - attempt.started_ms
+        self._give_back(attempt, _sign_of(outcome, took_ms=took_ms))
+        await self._delivery.settle(attempt.claim, outcome)
+
+    def _give_back(self, attempt: _Attempt, sign: Sign) -> None:
+        attempt.placed = False
+        self._young.pop(attempt, None)
+        give_back_place(self._places, attempt.claim, sign, lingers=attempt.lingers)
+        if self._full or self._places.any_open:
+            self.loop.wake.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._claims[task]
+        attempt = self._in_hand.pop(task)
+        if attempt.placed:  # it failed, or was cancelled, perhaps before it began
+            self._give_back(attempt, Sign.NONE)
+        if not self._in_hand:
+            self._none_left.set()
         if not task.cancelled() and (fault := task.exception()) is not None:
             self._faults.append(fault)
             self.loop.wake.set()
 
-    def _doubt(self, now_ms: int) -> None:
-        """Let attempts that have run for long speak against their hosts."""
-        for key, (started_ms, host) in list(self._young.items()):
-            if now_ms - started_ms <= SLOW_MS:
-                break
-            del self._young[key]
-            self._places.doubt(host)
+    def _let_linger(self, now_ms: int) -> None:
+        """Let attempts that have run for long leave their places."""
+        for attempt in list(takewhile(lambda a: now_ms - a.started_ms > SLOW_MS, self._young)):
+            attempt.lingers = self._places.linger(attempt.claim.host)
+            if attempt.lingers:
+                del self._young[attempt]
+
+    def _until_one_lingers_ms(self) -> int:
+        """How long to rest: whoever waits for a place may get that of the oldest attempt."""
+        if self._young and (self._full or self._places.anyone_waits):
+            oldest = next(iter(self._young))
+            lingers_ms = oldest.started_ms + SLOW_MS + 1 - self._clock.now_ms()
+            if lingers_ms > 0:  # else too many linger already
+                return min(lingers_ms, POLL_MS)
+        return POLL_MS
 
 
 def _sign_of(outcome: Outcome, *, took_ms: int) -> Sign:

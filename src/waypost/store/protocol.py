@@ -13,7 +13,8 @@ and keys; `waypost.store.sqlite` is one.  Every engine passes the suite in
 - No call crosses tenants but `claim`, `settle`, `release` and upkeep.
 - Readers see what is committed, and never wait for a writer.
 
-A delivery waits in one *lane* (its queue; else its tenant and host), and is
+A delivery waits in one *lane* (its queue; else its tenant and host; a suspect
+without a queue in one that the tenant's suspects have for themselves), and is
 admitted against the resources that it names (queue, host, node).  A queue's
 place is a *hold*: a row written by the claim and deleted by the settle that
 ends the message.  Places of a host and of the node are this process's own and
@@ -67,10 +68,14 @@ def take_place(places: Places, claim: Claim) -> None:
     places.take(claim.host, size=len(claim.body), suspect=claim.interrupted >= SUSPECT_AFTER)
 
 
-def give_back_place(places: Places, claim: Claim, sign: Sign) -> None:
+def give_back_place(places: Places, claim: Claim, sign: Sign, *, lingers: bool = False) -> None:
     """End the attempt of a claim, and learn from it."""
     places.give_back(
-        claim.host, sign, size=len(claim.body), suspect=claim.interrupted >= SUSPECT_AFTER
+        claim.host,
+        sign,
+        size=len(claim.body),
+        suspect=claim.interrupted >= SUSPECT_AFTER,
+        lingers=lingers,
     )
 
 
@@ -186,8 +191,12 @@ class Pulse(Struct, frozen=True, kw_only=True):
     """How the store is: what readiness and the metrics are made of.
 
     `due` are those of the `waiting` whose time has come, whatever holds them up.
-    `oldest_due_ms` is when the oldest message that may be claimed fell due, None
-    where none waits.  `refusing` is None, or why publishes are refused.
+    `oldest_due_ms` tells how far claiming is behind: since when the lane that has
+    waited longest for its turn has done so, None where no lane is ready.  A lane
+    joins the line when its head falls due, when it was served and has more, and
+    when what held it up is over (a full or paused queue, a host without places):
+    what a message waited before that is not counted.  `refusing` is None, or why
+    publishes are refused.  In a large store the counts may be some seconds old.
     """
 
     waiting: int
@@ -297,7 +306,8 @@ class Reader(Protocol):
     ) -> LogPage:
         """A page of the log, newest first, that ends at `count_max` or at `bytes_max` (D35).
 
-        Complete and stable from page to page, whatever is logged meanwhile.
+        Complete and stable from page to page, whatever is logged meanwhile.  Where
+        little of the log is asked for, a page may end early, even empty, with a cursor.
         Raises Invalid for a cursor that is not one of ours.
         """
         ...

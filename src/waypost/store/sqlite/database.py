@@ -32,10 +32,18 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 """A batch is bounded; a larger call goes alone."""
 
 CHECKPOINT_PAGES = 1_000
-"""The write-ahead log is moved into the database when it has this many pages (4 MB)."""
+"""The write-ahead log is moved into the database each time it grew by so many (4 MB)."""
 
 BUSY_MS = 2_000
 """How long the command line and the server wait for each other's short transactions."""
+
+BUSY_RETRY_MS = 5
+
+STATEMENTS_CACHED = 256
+"""Prepared statements a connection keeps: those with lists come in all powers of two."""
+
+VARIABLES_MAX = 4_096
+"""Values of one statement's list; SQLite takes 32,766 in all."""
 
 VALUES_ROWS_MAX = 64
 """Rows of one INSERT.  One statement a power of two keeps few of them prepared."""
@@ -78,7 +86,11 @@ def connect(path: str, *, read_only: bool = False) -> apsw.Connection:
     """A connection with our pragmas.  Raises StoreUnavailable when it can't be opened."""
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     with as_problems(f"open the database {path}"):
-        db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY if read_only else flags)
+        db = apsw.Connection(
+            path,
+            flags=apsw.SQLITE_OPEN_READONLY if read_only else flags,
+            statementcachesize=STATEMENTS_CACHED,
+        )
         db.set_busy_timeout(BUSY_MS)
         if not read_only:
             # A database that is only looked at and refused must stay as it was.
@@ -141,10 +153,14 @@ class transaction:  # noqa: N801 -- read as a statement: `with transaction(db):`
 
 
 class FileLock:
-    """The server's hold on a database: an flock on a file beside it, gone with the process."""
+    """The server's hold on a database: an flock on a file beside it, gone with the process.
+
+    Beside the file itself: a link to it is another name for the same database.
+    """
 
     def __init__(self, path: str) -> None:
-        self._fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        beside = f"{os.path.realpath(path)}.lock"
+        self._fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -190,6 +206,11 @@ def _insert_sql(table: str, columns: int, rows: int) -> str:
 _INSERTS: dict[tuple[str, int], str] = {}
 
 
+def slices(values: list[int]) -> list[list[int]]:
+    """The values in parts that one statement can take."""
+    return [values[at : at + VARIABLES_MAX] for at in range(0, len(values), VARIABLES_MAX)]
+
+
 def marks(count: int) -> str:
     """As many `?` as it takes, a power of two, so that few statements are prepared."""
     return ",".join("?" * (1 << (count - 1).bit_length()))
@@ -209,26 +230,30 @@ def boot(db: apsw.Connection) -> Numbers:
 class Batch:
     """One transaction's worth of calls: what operations need beside their arguments."""
 
-    __slots__ = ("_data_version", "db", "numbers", "on_commit", "on_rollback", "waits")
+    __slots__ = ("_data_version", "db", "next_turn_ms", "numbers", "on_commit", "on_rollback")
 
     def __init__(self, db: apsw.Connection, numbers: Numbers) -> None:
         self.db = db
         self.numbers = numbers
         self.on_commit: list[Callable[[], None]] = []
         self.on_rollback: list[Callable[[], None]] = []
-        self.waits = False
+        self.next_turn_ms: int | None = None
         self._data_version: int | None = None
 
     def changed_by_others(self) -> bool:
         """Whether another connection has written since this was last asked."""
         version = self.db.pragma("data_version")
-        changed = bool(version != self._data_version)
-        self._data_version = version
-        return changed
 
-    def someone_waits(self) -> None:
-        """Note that a lane may have something to claim, now or later."""
-        self.waits = True
+        def asked() -> None:
+            self._data_version = version
+
+        self.on_commit.append(asked)  # a batch that fails has told nobody
+        return bool(version != self._data_version)
+
+    def someone_waits(self, turn_ms: int | None) -> None:
+        """Note when a lane has its turn, if it has one."""
+        if turn_ms is not None and (self.next_turn_ms is None or turn_ms < self.next_turn_ms):
+            self.next_turn_ms = turn_ms
 
 
 Operation = Callable[[Batch, list[Any]], Sequence[Any]]
@@ -273,17 +298,21 @@ class Writer:
         self._growing = growing
         self._in_memory = in_memory
         self._waiting: list[_Call] = []
+        self._in_hand: list[_Call] = []
         self._wake = asyncio.Event()
         self._closing = False
         self._log_pages = 0
+        self._log_pages_tried = 0
+        self.db.set_busy_timeout(0)  # the event loop must not stand still; see `_begin`
         self.db.set_wal_hook(self._logged)
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="waypost-sync")
         self._task = self._loop.create_task(self._run(), name="store writer")
+        self._task.add_done_callback(self._ended)
         self.broken: str | None = None
         self.on_batch: Callable[[int], None] = _ignore
         self.on_sync: Callable[[float], None] = _ignore
-        self.on_waiting: Callable[[], None] = _ignore_hint
+        self.on_waiting: Callable[[int], None] = _ignore
 
     def call(self, operation: Operation, arguments: Any, *, size: int = 0) -> asyncio.Future[Any]:
         """Ask for `operation`; the answer comes when it is durable.
@@ -293,6 +322,8 @@ class Writer:
         done: asyncio.Future[Any] = self._loop.create_future()
         if self.broken is not None:
             done.set_exception(StoreBroken(self.broken))
+        elif self._closing:
+            done.set_exception(StoreUnavailable("the store is closed"))
         else:
             self._waiting.append(_Call(operation, arguments, size, done))
             self._wake.set()
@@ -302,11 +333,12 @@ class Writer:
         """Finish what was asked, move the log into the database, and let go of the file."""
         self._closing = True
         self._wake.set()
-        await self._task
+        await asyncio.wait([self._task])
         self._thread.shutdown()
         if self.broken is None and not self._in_memory:
-            with suppress(apsw.FullError):  # the log stays beside the database, and is as good
-                self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            # The log may stay beside the database, where it is as good.
+            with suppress(apsw.FullError, apsw.BusyError):
+                self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self.db.close()
 
     async def _run(self) -> None:
@@ -317,11 +349,24 @@ class Writer:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            calls = self._take()
+            calls = self._in_hand = self._take()
             self.on_batch(len(calls))
             await self._transact(calls)
-            if self._log_pages >= CHECKPOINT_PAGES:
+            self._in_hand = []
+            if self._log_pages - self._log_pages_tried >= CHECKPOINT_PAGES:
                 await self._checkpoint()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A writer that fell over answers nobody any more, and says so."""
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None and self.broken is None:
+            self._break(f"the writer failed: {fault!r}", self._in_hand)
+
+    def _break(self, why: str, calls: list[_Call]) -> None:
+        self.broken = why
+        for call in calls + self._waiting:
+            call.answer(StoreBroken(why))
+        self._waiting = []
 
     def _take(self) -> list[_Call]:
         size, taken = 0, 0
@@ -336,7 +381,7 @@ class Writer:
     async def _transact(self, calls: list[_Call]) -> None:
         batch = self.batch
         try:
-            self.db.execute("BEGIN IMMEDIATE")
+            await self._begin()
             results = self._apply(calls)
             await self._commit()
         except Exception as fault:  # noqa: BLE001 -- each call is told; nothing is swallowed
@@ -350,8 +395,8 @@ class Writer:
             return
         for follow in batch.on_commit:
             follow()
-        if batch.waits:
-            self.on_waiting()
+        if batch.next_turn_ms is not None:
+            self.on_waiting(batch.next_turn_ms)
         self._forget()
         for call, result in results:
             call.answer(result)
@@ -359,7 +404,20 @@ class Writer:
     def _forget(self) -> None:
         self.batch.on_commit = []
         self.batch.on_rollback = []
-        self.batch.waits = False
+        self.batch.next_turn_ms = None
+
+    async def _begin(self) -> None:
+        """Take the write lock, which the command line may have for a moment."""
+        until_s = self._loop.time() + BUSY_MS / 1000
+        while True:
+            try:
+                self.db.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                if self._loop.time() >= until_s:
+                    raise
+            else:
+                return
+            await asyncio.sleep(BUSY_RETRY_MS / 1000)
 
     def _apply(self, calls: list[_Call]) -> list[tuple[_Call, Any]]:
         kinds: dict[Operation, list[_Call]] = {}
@@ -383,7 +441,7 @@ class Writer:
 
     def commit_now(self) -> None:
         """Commit, and wait for the disk."""
-        self.db.execute("COMMIT")
+        self.db.execute("COMMIT").close()
 
     async def _blame(self, calls: list[_Call], fault: Exception) -> None:
         """Tell everyone of a fault that is nobody's; else find whose it is."""
@@ -397,13 +455,10 @@ class Writer:
                 await self._transact(rest)
         elif isinstance(fault, apsw.BusyError):
             for call in calls:
-                call.answer(StoreUnavailable("the database is locked by another process"))
+                call.answer(StoreUnavailable(f"the database is busy: {fault}"))
         elif isinstance(fault, _DISK_FAULTS):
             # After a failed sync nobody can tell what is on disk: only opening it again can.
-            self.broken = f"the database failed: {type(fault).__name__}: {fault}"
-            for call in calls + self._waiting:
-                call.answer(StoreBroken(self.broken))
-            self._waiting = []
+            self._break(f"the database failed: {type(fault).__name__}: {fault}", calls)
         elif len(calls) == 1:
             calls[0].answer(fault)
         else:
@@ -411,17 +466,23 @@ class Writer:
                 await self._transact([call])
 
     async def _checkpoint(self) -> None:
-        self._log_pages = 0
+        """Move the log into the database, as far as readers let us: what they still look at
+        stays, so that it is tried again when the log has grown further."""
+        self._log_pages_tried = self._log_pages
         try:
-            await self._loop.run_in_executor(
-                self._thread, self.db.execute, "PRAGMA wal_checkpoint(PASSIVE)"
-            )
+            await self._loop.run_in_executor(self._thread, self._checkpoint_now)
         except apsw.FullError:
             pass  # the log goes on growing from the reserve; the next commit will tell
         except apsw.Error as fault:
             await self._blame([], fault)
 
+    def _checkpoint_now(self) -> None:
+        # To the end, in this thread: while its cursor is open, COMMIT is refused.
+        self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def _logged(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        if pages < self._log_pages:
+            self._log_pages_tried = 0  # the log began anew
         self._log_pages = pages
         return int(apsw.SQLITE_OK)
 
@@ -430,10 +491,6 @@ _DISK_FAULTS = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpen
 
 
 def _ignore(_figure: float) -> None:
-    """What nobody asked to be told."""
-
-
-def _ignore_hint() -> None:
     """What nobody asked to be told."""
 
 
@@ -450,14 +507,18 @@ class Readers:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="waypost-read")
         self._own = threading.local()
         self._opened: list[apsw.Connection] = []
+        self._closed = False
 
     async def look(self, look: Callable[[apsw.Connection], T]) -> T:
         """Run `look` on a snapshot.  Raises StoreUnavailable when the store is away."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         if self._shared is not None:
             return look(self._shared)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._look, look)
 
     def close(self) -> None:
+        self._closed = True
         self._threads.shutdown()
         for db in self._opened:
             db.close()

@@ -4,8 +4,6 @@ A lane's row says when its turn comes and whether something else holds it up; it
 is worked out anew from what waits whenever something in the lane has changed.
 """
 
-from collections.abc import Iterable
-
 import apsw
 from msgspec import Struct
 
@@ -45,34 +43,37 @@ def head_due_ms(db: apsw.Connection, tenant: str, lane: str, *, holding: int) ->
     return None if found is None else int(found[0])
 
 
-def refresh(db: apsw.Connection, tenant: str, lane: str, *, served_ms: int = 0) -> int | None:
+def refresh(
+    db: apsw.Connection, tenant: str, lane: str, *, now_ms: int, served: bool = False
+) -> int | None:
     """Work out when a lane's turn comes; when it does, or None.
 
-    `served_ms` is when it has just been served: it goes behind those that have
-    waited since before then.
+    A lane that becomes ready joins the line now, as one does that was `served`;
+    one that stands in line already keeps its place.
     """
     waiting_ms = head_due_ms(db, tenant, lane, holding=0)
     retrying_ms = None
-    turn_ms = waiting_ms
+    due_ms = waiting_ms
     queue = queue_of(lane)
     if queue is not None:
         retrying_ms = head_due_ms(db, tenant, lane, holding=1)
         place = queue_place(db, tenant, queue)
         if place.paused:
-            turn_ms = None
+            due_ms = None
         elif not place.free or waiting_ms is None:
-            turn_ms = retrying_ms
+            due_ms = retrying_ms
         elif retrying_ms is not None:
-            turn_ms = min(waiting_ms, retrying_ms)
+            due_ms = min(waiting_ms, retrying_ms)
     if waiting_ms is None and retrying_ms is None:
         db.execute("DELETE FROM lane WHERE tenant = ? AND lane = ?", (tenant, lane))
         return None
-    if turn_ms is not None:
-        turn_ms = max(turn_ms, served_ms)
+    turn_ms = None if due_ms is None else max(due_ms, now_ms)
+    stands_in_line = "blocked_on IS NULL AND turn_ms < excluded.turn_ms AND ?"
     db.execute(
-        "INSERT INTO lane VALUES (?, ?, ?, NULL)"
-        " ON CONFLICT (tenant, lane) DO UPDATE SET turn_ms = excluded.turn_ms, blocked_on = NULL",
-        (tenant, lane, turn_ms),
+        "INSERT INTO lane VALUES (?, ?, ?, NULL) ON CONFLICT (tenant, lane) DO UPDATE SET"
+        f" turn_ms = CASE WHEN {stands_in_line} THEN turn_ms ELSE excluded.turn_ms END,"
+        " blocked_on = NULL",
+        (tenant, lane, turn_ms, turn_ms == now_ms and not served),
     )
     return turn_ms
 
@@ -82,31 +83,51 @@ def block(db: apsw.Connection, tenant: str, lane: str, *, on: str) -> None:
     db.execute("UPDATE lane SET blocked_on = ? WHERE tenant = ? AND lane = ?", (on, tenant, lane))
 
 
-def reopen(db: apsw.Connection, resources: Iterable[str]) -> None:
-    """Let the lanes that wait for these resources have their turn again."""
-    for resource in resources:
-        db.execute("UPDATE lane SET blocked_on = NULL WHERE blocked_on = ?", (resource,))
+def reopen(db: apsw.Connection, resource: str, *, count_max: int, now_ms: int) -> bool:
+    """Let some lanes that wait for a resource join the line, those first that were refused
+    first; whether more may be waiting for it."""
+    db.execute(
+        "UPDATE lane SET blocked_on = NULL, turn_ms = max(turn_ms, ?) WHERE (tenant, lane) IN"
+        " (SELECT tenant, lane FROM lane WHERE blocked_on = ? ORDER BY turn_ms LIMIT ?)",
+        (now_ms, resource, count_max),
+    )
+    return db.changes() == count_max
 
 
 def wait(db: apsw.Connection, lanes: dict[tuple[str, str], int]) -> None:
-    """Note that something waits in host lanes, due at the time given for each."""
+    """Note that something waits in lanes without places of their own: a turn for each,
+    which is not before now."""
     db.executemany(
         "INSERT INTO lane VALUES (?, ?, ?, NULL) ON CONFLICT (tenant, lane)"
         " DO UPDATE SET turn_ms = min(turn_ms, excluded.turn_ms)",
-        ((tenant, lane, due_ms) for (tenant, lane), due_ms in lanes.items()),
+        ((tenant, lane, turn_ms) for (tenant, lane), turn_ms in lanes.items()),
     )
 
 
-def ready_tenants(db: apsw.Connection, *, after: str, now_ms: int, count_max: int) -> list[str]:
-    """Tenants with a lane whose turn has come, in order from `after` on, and round again."""
-    ready: list[str] = []
+def longest_waiting(db: apsw.Connection, *, now_ms: int, count_max: int) -> list[tuple[str, str]]:
+    """The lanes whose turn has come, whoever's they are, longest waiting first."""
+    return [
+        (tenant, lane)
+        for tenant, lane in query(
+            db,
+            "SELECT tenant, lane FROM lane INDEXED BY lane_due"
+            " WHERE blocked_on IS NULL AND turn_ms <= ? ORDER BY turn_ms LIMIT ?",
+            (now_ms, count_max),
+        )
+    ]
+
+
+def next_tenants(db: apsw.Connection, *, after: str, count_max: int) -> list[tuple[str, int]]:
+    """Tenants with open lanes and when the first of these has its turn, in order from
+    `after` on, and round again."""
+    met: list[tuple[str, int]] = []
     tenant, round_again = after, False
-    for _ in range(count_max):
+    while len(met) < count_max:
         found = query(
             db,
-            "SELECT tenant FROM lane INDEXED BY lane_turn"
+            "SELECT tenant, turn_ms FROM lane INDEXED BY lane_turn"
             " WHERE tenant > ? AND blocked_on IS NULL AND turn_ms IS NOT NULL"
-            " ORDER BY tenant LIMIT 1",
+            " ORDER BY tenant, turn_ms LIMIT 1",
             (tenant,),
         ).fetchone()
         if round_again and (found is None or found[0] > after):
@@ -115,9 +136,8 @@ def ready_tenants(db: apsw.Connection, *, after: str, now_ms: int, count_max: in
             tenant, round_again = "", True
         else:
             tenant = found[0]
-            if ready_lanes(db, tenant, now_ms=now_ms, count_max=1):
-                ready.append(tenant)
-    return ready
+            met.append((tenant, found[1]))
+    return met
 
 
 def ready_lanes(db: apsw.Connection, tenant: str, *, now_ms: int, count_max: int) -> list[str]:

@@ -9,6 +9,9 @@ from waypost.domain.message import Logged, Message
 from waypost.store.protocol import LogEntry, LogFilter, LogPage
 from waypost.store.sqlite.database import query
 
+LOOKED_AT_MAX = 20_000
+"""Entries that a page looks at for those of a state: then it ends, with a cursor."""
+
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an event or a dead letter has beside its state."""
@@ -55,11 +58,19 @@ def page(
     bytes_max: int,
 ) -> LogPage:
     """A page of the log; see `Reader.log`."""
-    before_ms, before = read_cursor(cursor) if cursor is not None else (1 << 62, 0)
-    sql = "SELECT e.time_ms, e.number, e.state, e.detail, m.number, m.facts FROM event e"
+    before = read_cursor(cursor) if cursor is not None else (1 << 62, 0)
+    index, after = "", None
+    if where.message_ids:
+        index = " INDEXED BY event_message"
+    elif where.states:
+        after = _last_looked_at(db, tenant, before=before)
+    sql = f"SELECT e.time_ms, e.number, e.state, e.detail, m.number, m.facts FROM event e{index}"
     sql += " CROSS JOIN message m ON m.tenant = e.tenant AND m.id = e.message_id"
     sql += " WHERE e.tenant = ? AND (e.time_ms, e.number) < (?, ?)"
-    values: list[object] = [tenant, before_ms, before]
+    values: list[object] = [tenant, *before]
+    if after is not None:
+        sql += " AND (e.time_ms, e.number) >= (?, ?)"
+        values += after
     for column, wanted in (("message_id", where.message_ids), ("state", where.states)):
         if wanted:
             sql += f" AND e.{column} IN ({','.join('?' * len(wanted))})"
@@ -78,7 +89,7 @@ def page(
             return LogPage(entries, entries[-1].cursor)
         entries.append(
             LogEntry(
-                cursor=f"{time_ms}-{number}",
+                cursor=_cursor(time_ms, number),
                 time_ms=time_ms,
                 state=Logged(state),
                 message=decode_message(facts),
@@ -90,7 +101,24 @@ def page(
                 response_body=detail.body,
             )
         )
-    return LogPage(entries, None)
+    return LogPage(entries, None if after is None else _cursor(*after))
+
+
+def _last_looked_at(
+    db: apsw.Connection, tenant: str, *, before: tuple[int, int]
+) -> tuple[int, int] | None:
+    """The place at which a page ends whatever it has found, or None: the log ends before."""
+    found: tuple[int, int] | None = query(
+        db,
+        "SELECT time_ms, number FROM event WHERE tenant = ? AND (time_ms, number) < (?, ?)"
+        " ORDER BY time_ms DESC, number DESC LIMIT 1 OFFSET ?",
+        (tenant, *before, LOOKED_AT_MAX - 1),
+    ).fetchone()
+    return found
+
+
+def _cursor(time_ms: int, number: int) -> str:
+    return f"{time_ms}-{number}"
 
 
 def read_cursor(cursor: str) -> tuple[int, int]:

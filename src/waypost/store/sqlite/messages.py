@@ -5,6 +5,7 @@ writer's transaction.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -15,7 +16,7 @@ from waypost.domain.attempt import Delivered, GiveUp, Outcome, TryAgain, Verdict
 from waypost.domain.errors import StaleClaim
 from waypost.domain.lanes import lane_of, queue_of
 from waypost.domain.message import NEXT, Event, Logged, Message, State
-from waypost.domain.places import INTERRUPTED_MAX, SUSPECT, SUSPECT_AFTER, Places, Sign
+from waypost.domain.places import INTERRUPTED_MAX, NODE, SUSPECT_AFTER, Places, Sign
 from waypost.store.protocol import (
     Accepted,
     Cancelled,
@@ -26,14 +27,14 @@ from waypost.store.protocol import (
     take_place,
 )
 from waypost.store.sqlite import lanes
-from waypost.store.sqlite.database import Batch, filled, insert, marks, query
+from waypost.store.sqlite.database import Batch, filled, insert, marks, query, slices
 from waypost.store.sqlite.log import Detail, answer_of, note_of
 
 LANES_VISITED_MAX = 128
 """Lanes that one claim reads from."""
 
 TENANTS_VISITED_MAX = 64
-"""Tenants that one claim looks at."""
+"""Tenants that one claim looks at, beside those whose lanes have waited longest."""
 
 PASSES_MAX = 3
 """How often one claim goes round: lanes that had little leave their share to the others."""
@@ -51,16 +52,21 @@ class Add(msgspec.Struct, frozen=True):
 
 def add(batch: Batch, calls: list[Add]) -> list[list[Accepted]]:
     """Accept drafts; see `Deliveries.add`."""
-    return _Adding(batch, calls[0].places, calls[0].now_ms).run(calls)
+    return _Adding(batch, calls[0].places, max(call.now_ms for call in calls)).run(calls)
 
 
 class _Adding:
-    """What one batch of adds gathers, and then writes table by table."""
+    """What one batch of adds gathers, and then writes table by table.
+
+    `now_ms` is the latest of its calls': what is due to one of them may not be
+    overtaken by another that came a moment earlier.
+    """
 
     def __init__(self, batch: Batch, places: Places, now_ms: int) -> None:
         self.batch = batch
         self.db = batch.db
         self.places = places
+        self.now_ms = now_ms
         self.token = batch.numbers.next()
         self.quota = places.free
         if lanes.is_ready(self.db, now_ms=now_ms):
@@ -82,11 +88,7 @@ class _Adding:
         insert(self.db, "delivery", self.deliveries)
         insert(self.db, "hold", self.holds)
         insert(self.db, "event", self.events)
-        lanes.wait(self.db, self.waiting)
-        for tenant, lane in self.queues_waiting:
-            lanes.refresh(self.db, tenant, lane)
-        if self.waiting or self.queues_waiting:
-            self.batch.someone_waits()
+        _join(self.batch, self.waiting, self.queues_waiting, now_ms=self.now_ms)
         return results
 
     def _accept(self, draft: Draft, call: Add) -> Accepted:
@@ -102,14 +104,13 @@ class _Adding:
         place = (tenant, lane)
         room = self.open.get(place)
         if room is None:
-            room = self.open[place] = self._room(message, place, now_ms)
+            room = self.open[place] = self._room(message, place)
         due_ms = message.not_before_ms
         if message.queue is not None:
             due_ms = max(due_ms, self.accepted_ms[place])
         token = None
-        if due_ms <= now_ms and room:
-            places = self.places
-            if self.quota > 0 and places.room(draft.host) and places.room_for_body(len(draft.body)):
+        if due_ms <= self.now_ms and room:
+            if self.quota > 0 and not self.places.refusal(draft.host, size=len(draft.body)):
                 token = self.token
                 self.quota -= 1
                 self.open[place] = room - 1
@@ -138,9 +139,9 @@ class _Adding:
             self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
         return Accepted(message_id=message.id)
 
-    def _room(self, message: Message, place: tuple[str, str], now_ms: int) -> int:
+    def _room(self, message: Message, place: tuple[str, str]) -> int:
         """How many messages may be claimed at birth in a lane, were they due."""
-        tenant, lane = place
+        (tenant, lane), now_ms = place, self.now_ms
         if message.queue is None:
             older = query(
                 self.db,
@@ -203,8 +204,11 @@ class Claims:
         return [self._claim(batch, ask) for ask in calls]
 
     def _claim(self, batch: Batch, ask: Ask) -> Claimed:
-        db = batch.db
-        lanes.reopen(db, ask.places.freed())
+        db, places = batch.db, ask.places
+        for resource, room in places.openings():
+            batch.on_rollback.append(partial(places.wait_for, resource))
+            if lanes.reopen(db, resource, count_max=room, now_ms=ask.now_ms):
+                places.wait_for(resource)
         claiming = _Claiming(batch, ask)
         for _ in range(PASSES_MAX):
             if claiming.left <= 0 or not self._pass(db, claiming):
@@ -215,26 +219,32 @@ class Claims:
     def _pass(self, db: apsw.Connection, claiming: "_Claiming") -> bool:
         """Give each ready lane its share, tenants in turn; whether anything was claimed."""
         now_ms = claiming.ask.now_ms
-        tenants = lanes.ready_tenants(
-            db, after=self._tenant, now_ms=now_ms, count_max=TENANTS_VISITED_MAX
-        )
-        if not tenants:
-            return False
-        self._tenant = tenants[0]
-        count_max = -(-LANES_VISITED_MAX // len(tenants))
-        ready = [
-            [
-                (tenant, lane)
-                for lane in lanes.ready_lanes(db, tenant, now_ms=now_ms, count_max=count_max)
-            ]
-            for tenant in tenants
-        ]
-        turns = [turn for nth in zip_longest(*ready) for turn in nth if turn is not None]
+        ready: dict[str, list[str]] = {}
+        oldest = lanes.longest_waiting(db, now_ms=now_ms, count_max=LANES_VISITED_MAX)
+        for tenant, lane in oldest:
+            ready.setdefault(tenant, []).append(lane)
+        met: list[tuple[str, int]] = []
+        if len(oldest) == LANES_VISITED_MAX:  # there may be more, perhaps of other tenants
+            met = lanes.next_tenants(db, after=self._tenant, count_max=TENANTS_VISITED_MAX)
+            for tenant, turn_ms in met:
+                if turn_ms <= now_ms:
+                    ready.setdefault(tenant, [])
+            count_max = -(-LANES_VISITED_MAX // len(ready))
+            for tenant in ready:
+                ready[tenant] = lanes.ready_lanes(db, tenant, now_ms=now_ms, count_max=count_max)
+        by_turn = zip_longest(*[[(tenant, lane) for lane in its] for tenant, its in ready.items()])
+        turns = [turn for nth in by_turn for turn in nth if turn is not None]
         before = claiming.left
-        for visited, (tenant, lane) in enumerate(turns):
+        visited = set()
+        for nth, (tenant, lane) in enumerate(turns):
             if claiming.left <= 0:
                 break
-            claiming.visit(tenant, lane, share=-(-claiming.left // (len(turns) - visited)))
+            claiming.visit(tenant, lane, share=-(-claiming.left // (len(turns) - nth)))
+            visited.add(tenant)
+        for tenant, _ in met:  # the next walk begins with whoever had no turn in this one
+            if tenant in ready and tenant not in visited:
+                break
+            self._tenant = tenant
         return claiming.left < before
 
 
@@ -265,13 +275,15 @@ class _Claiming:
                 holds = [(tenant, lane, claim.number) for claim in self.claims[waiting:]]
                 insert(self.db, "hold", holds)
         taken = [claim.number for claim in self.claims[begun:]]
-        if taken:
+        for some in slices(taken):
             self.db.execute(
-                f"UPDATE delivery SET token = ?, holding = ? WHERE number IN ({marks(len(taken))})",
-                (self.token, int(queue is not None), *filled(taken)),
+                f"UPDATE delivery SET token = ?, holding = ? WHERE number IN ({marks(len(some))})",
+                (self.token, int(queue is not None), *filled(some)),
             )
-        lanes.refresh(self.db, tenant, lane, served_ms=self.ask.now_ms)
-        if blocked_on is not None:
+        if not taken and blocked_on == NODE:
+            return  # nothing happened here, and nothing is written
+        lanes.refresh(self.db, tenant, lane, now_ms=self.ask.now_ms, served=True)
+        if blocked_on is not None and blocked_on != NODE:
             lanes.block(self.db, tenant, lane, on=blocked_on)
 
     def _read(self, tenant: str, lane: str, *, holding: int, count_max: int) -> str | None:
@@ -286,14 +298,14 @@ class _Claiming:
             " ORDER BY d.due_ms, d.number LIMIT ?",
             (tenant, lane, holding, self.ask.now_ms, min(count_max, self.left)),
         ):
-            suspect = interrupted >= SUSPECT_AFTER
-            if suspect and not self.places.suspect_may_go():
-                return SUSPECT
-            if not self.places.room(host):
-                return self.places.refuse(host)
-            if not self.places.room_for_body(size or 0):
-                self.left = 0
-                return None
+            refusal = self.places.refusal(
+                host, size=size or 0, suspect=interrupted >= SUSPECT_AFTER
+            )
+            if refusal is not None:
+                self.places.wait_for(refusal)
+                if refusal == NODE:
+                    self.left = 0
+                return refusal
             claim = Claim(
                 number=number,
                 token=self.token,
@@ -344,7 +356,7 @@ class Settle(msgspec.Struct, frozen=True):
 
 def settle(batch: Batch, calls: list[Settle]) -> list[Logged | StaleClaim]:
     """Record how attempts ended; see `Deliveries.settle`."""
-    settling = _Settling(batch)
+    settling = _Settling(batch, now_ms=max(call.now_ms for call in calls))
     out = _claimed_rows(batch.db, [call.claim for call in calls])
     results = [settling.settle(call, out.pop(call.claim.number, None)) for call in calls]
     settling.write()
@@ -353,14 +365,13 @@ def settle(batch: Batch, calls: list[Settle]) -> list[Logged | StaleClaim]:
 
 def _claimed_rows(db: apsw.Connection, claims: Sequence[Claim]) -> dict[int, tuple[int, int]]:
     """The token and the wish to cancel of each delivery that is still there."""
-    numbers = [claim.number for claim in claims]
     return {
         number: (token, canceling)
+        for some in slices([claim.number for claim in claims])
         for number, token, canceling in query(
             db,
-            "SELECT number, token, canceling FROM delivery"
-            f" WHERE number IN ({marks(len(numbers))})",
-            filled(numbers),
+            f"SELECT number, token, canceling FROM delivery WHERE number IN ({marks(len(some))})",
+            filled(some),
         )
     }
 
@@ -368,9 +379,10 @@ def _claimed_rows(db: apsw.Connection, claims: Sequence[Claim]) -> dict[int, tup
 class _Settling:
     """What one batch of ends gathers, and then writes table by table."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, *, now_ms: int) -> None:
         self.batch = batch
         self.db = batch.db
+        self.now_ms = now_ms
         self.ended: list[int] = []
         self.holds: list[tuple[Any, ...]] = []
         self.retries: list[tuple[Any, ...]] = []
@@ -413,8 +425,9 @@ class _Settling:
         self._end(claim)
         return Logged.FAILED
 
-    def release(self, claim: Claim, *, canceling: bool, now_ms: int) -> None:
+    def release(self, claim: Claim, *, canceling: bool) -> None:
         """Put a claim back as it was, or end it where it was to be cancelled."""
+        now_ms = self.now_ms
         if NEXT[State.CANCELING if canceling else State.CLAIMED][Event.RELEASE] is State.CANCELED:
             self._log(claim, Logged.CANCELED, now_ms)
             self._end(claim)
@@ -424,11 +437,8 @@ class _Settling:
 
     def write(self) -> None:
         db = self.db
-        if self.ended:
-            db.execute(
-                f"DELETE FROM delivery WHERE number IN ({marks(len(self.ended))})",
-                filled(self.ended),
-            )
+        for some in slices(self.ended):
+            db.execute(f"DELETE FROM delivery WHERE number IN ({marks(len(some))})", filled(some))
         if self.holds:
             db.executemany(
                 "DELETE FROM hold WHERE tenant = ? AND resource = ? AND number = ?", self.holds
@@ -441,11 +451,7 @@ class _Settling:
             )
         insert(db, "event", self.events)
         insert(db, "dead_letter", self.dead_letters)
-        lanes.wait(db, self.waiting)
-        for tenant, lane in self.queues:
-            lanes.refresh(db, tenant, lane)
-        if self.waiting or self.queues:
-            self.batch.someone_waits()
+        _join(self.batch, self.waiting, self.queues, now_ms=self.now_ms)
 
     def _end(self, claim: Claim) -> None:
         self.ended.append(claim.number)
@@ -457,7 +463,8 @@ class _Settling:
 
     def _wait(self, claim: Claim, due_ms: int) -> None:
         message = claim.message
-        place = (message.tenant, lane_of(message.queue, claim.host))
+        suspect = claim.interrupted >= SUSPECT_AFTER
+        place = (message.tenant, lane_of(message.queue, claim.host, suspect=suspect))
         if message.queue is None:
             self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
         else:
@@ -476,6 +483,19 @@ class _Settling:
         )
 
 
+def _join(
+    batch: Batch, waiting: dict[tuple[str, str], int], queues: set[tuple[str, str]], *, now_ms: int
+) -> None:
+    """Let the lanes in which something waits have their turns: those of `waiting` when it
+    is due, and `queues` as they stand."""
+    turns = {place: max(due_ms, now_ms) for place, due_ms in waiting.items()}
+    lanes.wait(batch.db, turns)
+    for turn_ms in turns.values():
+        batch.someone_waits(turn_ms)
+    for tenant, lane in queues:
+        batch.someone_waits(lanes.refresh(batch.db, tenant, lane, now_ms=now_ms))
+
+
 _EVENT_OF: dict[type[Verdict], Event] = {
     Delivered: Event.DELIVER,
     TryAgain: Event.RETRY,
@@ -491,12 +511,12 @@ class Release(msgspec.Struct, frozen=True):
 def release(batch: Batch, calls: list[Release]) -> list[None]:
     """Give claims back undelivered; see `Deliveries.release`."""
     for call in calls:
-        settling = _Settling(batch)
-        out = _claimed_rows(batch.db, call.claims) if call.claims else {}
+        settling = _Settling(batch, now_ms=call.now_ms)
+        out = _claimed_rows(batch.db, call.claims)
         for claim in call.claims:
             token, canceling = out.get(claim.number, (None, 0))
             if token == claim.token:
-                settling.release(claim, canceling=bool(canceling), now_ms=call.now_ms)
+                settling.release(claim, canceling=bool(canceling))
         settling.write()
     return [None] * len(calls)
 
@@ -539,8 +559,7 @@ def _cancel(batch: Batch, call: Cancel) -> Cancelled:
             "DELETE FROM hold WHERE tenant = ? AND resource = ? AND number = ?",
             (tenant, lane, number),
         )
-        lanes.refresh(db, tenant, lane)
-        batch.someone_waits()
+        batch.someone_waits(lanes.refresh(db, tenant, lane, now_ms=call.now_ms))
     else:
         db.execute("UPDATE delivery SET canceling = 1 WHERE number = ?", (number,))
     insert(
@@ -561,8 +580,12 @@ def take_over(batch: Batch, *, now_ms: int) -> int:
     the message is dead.  How many there were.
     """
     db = batch.db
-    db.execute("UPDATE lane SET blocked_on = NULL WHERE blocked_on IS NOT NULL")
-    settling = _Settling(batch)
+    db.execute(
+        "UPDATE lane SET blocked_on = NULL, turn_ms = max(turn_ms, ?) WHERE blocked_on IS NOT NULL",
+        (now_ms,),
+    )
+    settling = _Settling(batch, now_ms=now_ms)
+    suspects = []
     cut_short = query(
         db,
         "SELECT d.number, d.token, d.host, d.retried, d.interrupted + 1, d.canceling, m.facts"
@@ -579,11 +602,14 @@ def take_over(batch: Batch, *, now_ms: int) -> int:
             retried=retried,
             interrupted=interrupted,
         )
+        if interrupted >= SUSPECT_AFTER and claim.message.queue is None:
+            suspects.append((lane_of(None, host, suspect=True), number))
         if interrupted >= INTERRUPTED_MAX and not canceling:
             why = f"interrupted: {interrupted} attempts were cut short by a crash"
             call = Settle(claim, GiveUp(why), Outcome(error=why), now_ms)
             settling.settle(call, (token, canceling))
         else:
-            settling.release(claim, canceling=bool(canceling), now_ms=now_ms)
+            settling.release(claim, canceling=bool(canceling))
+    db.executemany("UPDATE delivery SET lane = ? WHERE number = ?", suspects)
     settling.write()
     return len(cut_short)

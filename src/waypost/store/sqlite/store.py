@@ -57,6 +57,7 @@ class SqliteStore:
         self._free_bytes_min = free_bytes_min
         self._claim = messages.Claims().claim
         self._prune = upkeep.Pruner().prune
+        self._counter = upkeep.Counter()
         with ExitStack() as opened:
             if not self._in_memory:
                 opened.callback(FileLock(path).close)
@@ -170,7 +171,9 @@ class SqliteStore:
             raise StoreBroken(self.writer.broken)
         free = 0 if self._in_memory else upkeep.free_bytes(self._path)
         return await self._readers.look(
-            lambda db: upkeep.pulse(db, free=free, refusing=self._refusing(), now_ms=now_ms)
+            lambda db: upkeep.pulse(
+                db, self._counter, free=free, refusing=self._refusing(), now_ms=now_ms
+            )
         )
 
     # Upkeep

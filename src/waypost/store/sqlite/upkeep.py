@@ -2,27 +2,43 @@
 
 import os
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import apsw
 import msgspec
 
 from waypost.domain.errors import Invalid, Problem, StoreUnavailable
-from waypost.domain.ids import first_message_id
+from waypost.domain.ids import created_ms_of, first_message_id
 from waypost.store.protocol import Pruned, Pulse, Retention
 from waypost.store.sqlite import lanes
 from waypost.store.sqlite.database import Batch, as_problems, connect, query
 
 CHUNK = 500
-"""Rows that one call removes at most, of each kind."""
+"""Rows that one call looks at and removes, about: a call takes milliseconds."""
 
-BEGINNING = ("", "")
-"""Before every tenant and message id."""
+TENANT_ROWS = 4
+"""What looking at a tenant costs of a chunk, be there something to remove or not."""
+
+SHRINK_MESSAGES = 50
+"""Messages that go before the size of the store is asked for again."""
+
+SLICES = 32
+"""A store that is too large loses the oldest of so many parts of its time first."""
 
 VACUUM_PAGES = 500
 """Free pages that one call gives back to the file system."""
 
-HEADS_LOOKED_AT = 100
-"""Lanes whose heads are asked how long they have been due."""
+COUNTED_QUICKLY_S = 0.005
+COUNTS_KEPT = 100
+"""Counts that took longer than that are kept for so many times as long as they took: a
+large store is not counted over and over."""
+
+NOT_NEEDED = (
+    " NOT EXISTS (SELECT 1 FROM delivery d WHERE d.number = message.number)"
+    " AND NOT EXISTS (SELECT 1 FROM dead_letter l"
+    "  WHERE l.tenant = message.tenant AND l.message_id = message.id)"
+)
 
 
 class Prune(msgspec.Struct, frozen=True):
@@ -34,93 +50,187 @@ class Pruner:
     """Removes history in small chunks; remembers how far it has come, as a hint."""
 
     def __init__(self) -> None:
-        self._after = BEGINNING
+        self._tenant = ""
+        self._slice: _Slice | None = None
 
     def prune(self, batch: Batch, calls: list[Prune]) -> list[Pruned]:
         """Remove a chunk of what retention no longer covers; see `Upkeep.prune`."""
         return [self._prune(batch.db, call.retention, call.now_ms) for call in calls]
 
     def _prune(self, db: apsw.Connection, retention: Retention, now_ms: int) -> Pruned:
-        log_until_ms = now_ms - retention.log_ms
-        if retention.store_bytes_max and used_bytes(db) > retention.store_bytes_max:
-            log_until_ms = now_ms  # too large: the oldest history goes, whatever its age
-        removed = _remove(db, "dedup", "until_ms <= ?", now_ms)
-        removed += _remove(
-            db, "dead_letter", "failed_ms <= ?", now_ms - retention.dead_letter_ms, a_tenant=True
-        )
-        removed += _remove(db, "event", "time_ms <= ?", log_until_ms, a_tenant=True)
-        more = removed > 0
-        if not more:  # a message goes after its log, so the walk waits for that
-            removed = self._remove_messages(db, first_message_id(log_until_ms + 1))
-            more = self._after != BEGINNING
+        removed = _remove_keys(db, now_ms=now_ms)
+        more = removed == CHUNK
+        if not more:
+            gone, more = self._remove_old(db, retention, now_ms)
+            removed += gone
+        if not more and 0 < retention.store_bytes_max < used_bytes(db):
+            gone, more = self._shrink(db, retention.store_bytes_max, now_ms)
+            removed += gone
+        elif not more:
+            self._slice = None
         if removed:
-            db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+            # One page goes with each step of this statement, so it is stepped to its end.
+            db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
         return Pruned(rows=removed, more=more)
 
-    def _remove_messages(self, db: apsw.Connection, before_id: str) -> int:
-        """Messages of which nothing is left: no delivery, no dead letter, no log entry.
+    def _remove_old(
+        self, db: apsw.Connection, retention: Retention, now_ms: int
+    ) -> tuple[int, bool]:
+        """Remove what is too old, tenant by tenant: how much, and whether there are more tenants.
 
-        Walks on from where it was, so that messages which stay are passed once a
-        round and not each time.
+        A message goes with the last of its log and its dead letter.
         """
-        looked_at = query(
-            db,
-            "SELECT tenant, id, number FROM message WHERE (tenant, id) > (?, ?) AND id < ?"
-            " ORDER BY tenant, id LIMIT ?",
-            (*self._after, before_id, CHUNK),
-        ).fetchall()
-        self._after = looked_at[-1][:2] if len(looked_at) == CHUNK else BEGINNING
-        gone = [row for row in looked_at if not _is_needed(db, *row)]
-        db.executemany("DELETE FROM message WHERE tenant = ? AND id = ?", [row[:2] for row in gone])
-        db.executemany("DELETE FROM body WHERE number = ?", [row[2:] for row in gone])
-        return len(gone)
+        removed, left = 0, CHUNK
+        while left > 0:
+            tenant = _next_tenant(db, after=self._tenant)
+            if tenant is None:
+                self._tenant = ""
+                return removed, False
+            gone = 0
+            for table, column, until_ms in (
+                ("dead_letter", "failed_ms", now_ms - retention.dead_letter_ms),
+                ("event", "time_ms", now_ms - retention.log_ms),
+            ):
+                gone += _remove_rows(
+                    db, table, column, tenant=tenant, until_ms=until_ms, count_max=left - gone
+                )
+            removed += gone
+            if gone < left:
+                self._tenant = tenant
+            left -= gone + TENANT_ROWS
+        return removed, True
+
+    def _shrink(self, db: apsw.Connection, bytes_max: int, now_ms: int) -> tuple[int, bool]:
+        """Remove the oldest messages that have ended, and their log, until the store is small
+        enough: how many, and whether there is more to look at."""
+        if self._slice is None:
+            oldest_ms = _oldest_ms(db)
+            if oldest_ms is None:
+                return 0, False
+            span_ms = (now_ms - oldest_ms) // SLICES + 1
+            self._slice = _Slice(span_ms=span_ms, until_ms=oldest_ms + span_ms)
+        at = self._slice
+        removed = looked_at = 0
+        while looked_at < CHUNK and used_bytes(db) > bytes_max:
+            if not at.tenant:
+                at.tenant = _next_tenant(db, after=at.passed) or ""
+                if not at.tenant:
+                    if at.until_ms > now_ms:
+                        self._slice = None
+                        return removed, False
+                    at.until_ms, at.passed = at.until_ms + at.span_ms, ""
+                    looked_at += TENANT_ROWS
+                    continue
+            rows = query(
+                db,
+                "SELECT id FROM message WHERE tenant = ? AND id > ? AND id < ? ORDER BY id LIMIT ?",
+                (
+                    at.tenant,
+                    at.id or first_message_id(at.until_ms - at.span_ms),
+                    first_message_id(at.until_ms),
+                    SHRINK_MESSAGES,
+                ),
+            ).fetchall()
+            removed += _remove_messages(db, at.tenant, [row[0] for row in rows], log_too=True)
+            looked_at += len(rows) + TENANT_ROWS
+            if len(rows) == SHRINK_MESSAGES:
+                at.id = rows[-1][0]
+            else:
+                at.passed, at.tenant, at.id = at.tenant, "", ""
+        return removed, used_bytes(db) > bytes_max
 
 
-def _is_needed(db: apsw.Connection, tenant: str, message_id: str, number: int) -> bool:
-    return (
-        query(
-            db,
-            "SELECT 1 FROM delivery WHERE number = ?3"
-            " UNION ALL SELECT 1 FROM dead_letter WHERE tenant = ?1 AND message_id = ?2"
-            " UNION ALL SELECT 1 FROM event WHERE tenant = ?1 AND message_id = ?2 LIMIT 1",
-            (tenant, message_id, number),
-        ).fetchone()
-        is not None
+class _Slice(msgspec.Struct):
+    """The part of the time that a store which is too large loses now: messages made before
+    `until_ms`, of the tenants after `passed`."""
+
+    span_ms: int
+    until_ms: int
+    passed: str = ""
+    tenant: str = ""
+    id: str = ""
+
+
+def _remove_keys(db: apsw.Connection, *, now_ms: int) -> int:
+    db.execute(
+        "DELETE FROM dedup WHERE (tenant, key) IN"
+        " (SELECT tenant, key FROM dedup WHERE until_ms <= ? LIMIT ?)",
+        (now_ms, CHUNK),
     )
+    return db.changes()
 
 
-def _remove(
-    db: apsw.Connection, table: str, over: str, until_ms: int, *, a_tenant: bool = False
+def _remove_rows(
+    db: apsw.Connection, table: str, column: str, *, tenant: str, until_ms: int, count_max: int
 ) -> int:
-    """Remove up to `CHUNK` rows that are over, tenant by tenant where the key begins so."""
-    keys = {"dedup": "tenant, key", "dead_letter": "tenant, failed_ms, number"}
-    key = keys.get(table, "tenant, time_ms, number")
-    removed = 0
-    for tenant in _tenants(db, table) if a_tenant else [None]:
-        whose = "" if tenant is None else "tenant = ? AND "
-        values = (until_ms,) if tenant is None else (tenant, until_ms)
+    """Remove a tenant's oldest events or dead letters, and the messages that nothing needs now."""
+    if count_max <= 0:
+        return 0
+    rows = query(
+        db,
+        f"SELECT {column}, number, message_id FROM {table} WHERE tenant = ? AND {column} <= ?"
+        f" ORDER BY {column}, number LIMIT ?",
+        (tenant, until_ms, count_max),
+    ).fetchall()
+    if rows:
         db.execute(
-            f"DELETE FROM {table} WHERE ({key}) IN"
-            f" (SELECT {key} FROM {table} WHERE {whose}{over} LIMIT {CHUNK})",
-            values,
+            f"DELETE FROM {table} WHERE tenant = ? AND ({column}, number) <= (?, ?)",
+            (tenant, *rows[-1][:2]),
         )
-        removed += db.changes()
-    return removed
+        _remove_messages(db, tenant, list({row[2] for row in rows}))
+    return len(rows)
 
 
-def _tenants(db: apsw.Connection, table: str) -> list[str]:
-    """The tenants that a table knows, one step of the index each."""
-    return [
-        tenant
-        for (tenant,) in query(
-            db,
-            "WITH RECURSIVE found(tenant) AS ("
-            f" SELECT min(tenant) FROM {table}"
-            f" UNION ALL SELECT (SELECT min(tenant) FROM {table} WHERE tenant > found.tenant)"
-            " FROM found WHERE found.tenant IS NOT NULL)"
-            " SELECT tenant FROM found WHERE tenant IS NOT NULL",
+def _remove_messages(
+    db: apsw.Connection, tenant: str, ids: list[str], *, log_too: bool = False
+) -> int:
+    """Remove those of the messages that have neither a delivery nor a dead letter, nor a log:
+    with `log_too` that goes with them.  How many went."""
+    needed = NOT_NEEDED
+    if not log_too:
+        needed += (
+            " AND NOT EXISTS (SELECT 1 FROM event e"
+            "  WHERE e.tenant = message.tenant AND e.message_id = message.id)"
         )
-    ]
+    gone = query(
+        db,
+        "DELETE FROM message WHERE tenant = ? AND id IN (SELECT value FROM json_each(?))"
+        f" AND {needed} RETURNING id, number",
+        (tenant, _json(ids)),
+    ).fetchall()
+    if gone and log_too:
+        db.execute(
+            "DELETE FROM event WHERE tenant = ? AND message_id IN (SELECT value FROM json_each(?))",
+            (tenant, _json([message_id for message_id, _ in gone])),
+        )
+    if gone:
+        db.execute(
+            "DELETE FROM body WHERE number IN (SELECT value FROM json_each(?))",
+            (_json([number for _, number in gone]),),
+        )
+    return len(gone)
+
+
+def _json(values: list[Any]) -> str:
+    return msgspec.json.encode(values).decode()
+
+
+def _next_tenant(db: apsw.Connection, *, after: str) -> str | None:
+    """The next tenant with messages: one step of the index."""
+    found = query(
+        db, "SELECT tenant FROM message WHERE tenant > ? ORDER BY tenant LIMIT 1", (after,)
+    ).fetchone()
+    return None if found is None else str(found[0])
+
+
+def _oldest_ms(db: apsw.Connection) -> int | None:
+    """When the oldest message was made, asked of each tenant."""
+    tenant, oldest_id = _next_tenant(db, after=""), None
+    while tenant is not None:
+        [first] = query(db, "SELECT min(id) FROM message WHERE tenant = ?", (tenant,)).fetchone()
+        oldest_id = first if oldest_id is None else min(oldest_id, first)
+        tenant = _next_tenant(db, after=tenant)
+    return None if oldest_id is None else created_ms_of(oldest_id)
 
 
 def used_bytes(db: apsw.Connection) -> int:
@@ -139,40 +249,54 @@ def free_bytes(path: str) -> int:
     return of.f_bavail * of.f_frsize
 
 
-def pulse(db: apsw.Connection, *, free: int, refusing: str | None, now_ms: int) -> Pulse:
+class Counts(msgspec.Struct, frozen=True):
+    waiting: int
+    due: int
+    claimed: int
+    dead_letters: int
+
+
+class Counter:
+    """Counts what is there; where that takes long, not each time."""
+
+    def __init__(self) -> None:
+        self._latest: Counts | None = None
+        self._until_s = 0.0
+
+    def counts(self, db: apsw.Connection, *, now_ms: int) -> Counts:
+        began_s = monotonic()
+        if self._latest is not None and began_s < self._until_s:
+            return self._latest
+        [alive, claimed, due] = query(
+            db,
+            "SELECT count(*), total(token IS NOT NULL), total(token IS NULL AND due_ms <= ?)"
+            " FROM delivery",
+            (now_ms,),
+        ).fetchone()
+        [dead] = query(db, "SELECT count(*) FROM dead_letter").fetchone()
+        latest = Counts(alive - int(claimed), int(due), int(claimed), dead)
+        took_s = monotonic() - began_s
+        self._latest = latest
+        self._until_s = 0.0 if took_s < COUNTED_QUICKLY_S else began_s + COUNTS_KEPT * took_s
+        return latest
+
+
+def pulse(
+    db: apsw.Connection, counter: Counter, *, free: int, refusing: str | None, now_ms: int
+) -> Pulse:
     """How the store is; see `Reader.pulse`."""
-    [alive, claimed, due] = query(
-        db,
-        "SELECT count(*), total(token IS NOT NULL), total(token IS NULL AND due_ms <= ?)"
-        " FROM delivery",
-        (now_ms,),
-    ).fetchone()
-    [dead] = query(db, "SELECT count(*) FROM dead_letter").fetchone()
+    counts = counter.counts(db, now_ms=now_ms)
+    turn_ms = lanes.next_turn_ms(db)
     return Pulse(
-        waiting=alive - int(claimed),
-        due=int(due),
-        claimed=int(claimed),
-        dead_letters=dead,
-        oldest_due_ms=_oldest_due_ms(db, now_ms=now_ms),
+        waiting=counts.waiting,
+        due=counts.due,
+        claimed=counts.claimed,
+        dead_letters=counts.dead_letters,
+        oldest_due_ms=turn_ms if turn_ms is not None and turn_ms <= now_ms else None,
         store_bytes=used_bytes(db),
         free_bytes=free,
         refusing=refusing,
     )
-
-
-def _oldest_due_ms(db: apsw.Connection, *, now_ms: int) -> int | None:
-    """When the oldest message that may go fell due, of the lanes that have waited longest."""
-    heads = [
-        lanes.head_due_ms(db, tenant, lane, holding=holding)
-        for tenant, lane in query(
-            db,
-            "SELECT tenant, lane FROM lane INDEXED BY lane_due"
-            " WHERE blocked_on IS NULL AND turn_ms <= ? ORDER BY turn_ms LIMIT ?",
-            (now_ms, HEADS_LOOKED_AT),
-        ).fetchall()
-        for holding in (0, 1)
-    ]
-    return min((due_ms for due_ms in heads if due_ms is not None), default=None)
 
 
 def backup(source: str, target: str) -> None:

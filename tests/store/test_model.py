@@ -1,0 +1,310 @@
+"""A store against a model of it: random histories, in which every claim must be one that the
+model allows, and whatever is due goes in the end.
+
+The seeds are fixed.  A history that fails is told by its seed and its step, and comes again.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.store.conftest import Open
+from tests.support.factory import ERROR, OK, T0, a_draft
+from waypost.domain.attempt import Delivered, GiveUp, TryAgain, Verdict
+from waypost.domain.message import Logged
+from waypost.domain.places import SUSPECT_AFTER, Places, Sign
+from waypost.store.protocol import (
+    Accepted,
+    Cancelled,
+    Claim,
+    Claimed,
+    Draft,
+    Store,
+    give_back_place,
+)
+from waypost.store.sqlite.store import SqliteStore
+
+STEPS = 250
+
+TENANTS = ("a", "b", "c")
+HOSTS = tuple(f"https://h{n}.example/" for n in range(6))
+QUEUES = (None, "q0", "q1", "q2", "q3")
+SIGNS = (Sign.WELL, Sign.WELL, Sign.DOWN, Sign.SLOW)
+
+
+@dataclass
+class Known:
+    """What the model knows of a message."""
+
+    draft: Draft
+    order: tuple[int, int]
+    due_ms: int
+    state: str = "waiting"  # or "in flight", "ended"
+    holds: bool = False
+    retried: int = 0
+    interrupted: int = 0
+    canceling: bool = False
+    lingers: bool = False
+
+    @property
+    def queue(self) -> tuple[str, str] | None:
+        message = self.draft.message
+        return None if message.queue is None else (message.tenant, message.queue)
+
+    def end(self) -> None:
+        self.state, self.holds = "ended", False
+
+
+@dataclass
+class Model:
+    now_ms: int = T0
+    known: dict[str, Known] = field(default_factory=dict)
+    keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    in_flight: list[Claim] = field(default_factory=list)
+
+    def added(self, drafts: Sequence[Draft], accepted: Sequence[Accepted]) -> None:
+        for draft, answer in zip(drafts, accepted, strict=True):
+            message = draft.message
+            if draft.dedup_key is not None:
+                key = (message.tenant, draft.dedup_key)
+                first, until_ms = self.keys.get(key, ("", 0))
+                if until_ms > self.now_ms:
+                    assert (answer.deduplicated, answer.message_id) == (True, first)
+                    continue
+                self.keys[key] = (message.id, draft.dedup_until_ms)
+            assert not answer.deduplicated
+            due_ms = max(message.not_before_ms, self.now_ms)
+            self.known[message.id] = Known(draft, (due_ms, len(self.known)), due_ms)
+
+    def claimed(self, claim: Claim) -> None:
+        it = self.known[claim.message.id]
+        assert it.state == "waiting", it
+        assert it.due_ms <= self.now_ms, it
+        assert (claim.message, claim.body, claim.host) == (
+            it.draft.message, it.draft.body, it.draft.host,
+        )  # fmt: skip
+        assert (claim.retried, claim.interrupted) == (it.retried, it.interrupted)
+        if it.queue is not None and not it.holds:
+            its_queue = [other for other in self.known.values() if other.queue == it.queue]
+            assert not [other for other in its_queue if other.holds], "a queue of one has two"
+            older = [o for o in its_queue if o.state == "waiting" and o.order < it.order]
+            assert not older, (it, older)
+            it.holds = True
+        it.state, it.lingers = "in flight", False
+        self.in_flight.append(claim)
+        suspects = [c for c in self.in_flight if c.interrupted >= SUSPECT_AFTER]
+        assert len(suspects) <= 1, suspects
+
+    def settled(self, claim: Claim, verdict: Verdict, logged: Logged) -> None:
+        it = self.known[claim.message.id]
+        if isinstance(verdict, TryAgain) and not it.canceling:
+            assert logged is Logged.RETRY
+            it.state, it.due_ms, it.retried = "waiting", verdict.at_ms, it.retried + 1
+            return
+        if isinstance(verdict, Delivered):
+            assert logged is Logged.DELIVERED
+        else:
+            assert logged is (Logged.CANCELED if it.canceling else Logged.FAILED)
+        it.end()
+
+    def released(self, claim: Claim) -> None:
+        it = self.known[claim.message.id]
+        if it.canceling:
+            it.end()
+        else:
+            it.state, it.due_ms = "waiting", self.now_ms
+
+    def cancelled(self, message_id: str, answer: Cancelled) -> None:
+        it = self.known[message_id]
+        assert (answer.known, answer.count) == (True, int(it.state != "ended"))
+        if it.state == "waiting":
+            it.end()
+        elif it.state == "in flight":
+            it.canceling = True
+
+    def may_go(self) -> list[Known]:
+        """What is due and held up by nothing but places, when nothing is in flight."""
+        held = {it.queue for it in self.known.values() if it.holds}
+        return [
+            it
+            for it in self.known.values()
+            if it.state == "waiting"
+            and it.due_ms <= self.now_ms
+            and (it.queue is None or it.holds or it.queue not in held)
+        ]
+
+
+class History:
+    """One random history, step by step."""
+
+    def __init__(self, store: Store, seed: int) -> None:
+        self.store = store
+        self.dice = random.Random(seed)
+        self.model = Model()
+        self.open()
+
+    def open(self) -> None:
+        self.places = Places(count_max=12, host_count_max=4, bytes_max=3_000, hosts_known_max=3)
+
+    async def step(self) -> None:
+        """Ask for some things at the same moment, and hold the answers against the model."""
+        dice, model, now_ms = self.dice, self.model, self.model.now_ms
+        born: list[Claim] = []
+        calls: list[tuple[int, Any, Awaitable[Any]]] = []
+        for _ in range(dice.choice((1, 1, 2, 4))):
+            chance = dice.random()
+            if chance < 0.33:
+                drafts = [self.draft() for _ in range(dice.choice((1, 1, 1, 3)))]
+                add = self.store.add(
+                    drafts, places=self.places, hand_over=born.append, now_ms=now_ms
+                )
+                calls.append((3, drafts, add))
+            elif chance < 0.6 and not any(order == 4 for order, _, _ in calls):
+                calls.append((4, None, self.claim(dice.choice((1, 3, 12)))))
+            elif chance < 0.85 and model.in_flight:
+                claim = self.end(dice.choice(SIGNS))
+                at_ms = now_ms + dice.choice((0, 7, 40))
+                verdict: Verdict = dice.choice((Delivered(), TryAgain(at_ms), GiveUp("why")))
+                outcome = OK if isinstance(verdict, Delivered) else ERROR
+                settle = self.store.settle(claim, verdict, outcome, now_ms=now_ms)
+                calls.append((0, (claim, verdict), settle))
+            elif chance < 0.9 and model.in_flight:
+                claim = self.end(Sign.NONE)
+                calls.append((1, claim, self.store.release([claim], now_ms=now_ms)))
+            elif chance < 0.96 and model.known:
+                message_id = dice.choice(list(model.known)[-60:])
+                tenant = model.known[message_id].draft.message.tenant
+                calls.append((2, message_id, self.store.cancel(tenant, message_id, now_ms=now_ms)))
+            elif model.in_flight:
+                self.linger()
+        answers = await asyncio.gather(*[call for _, _, call in calls])
+        # The order in which an engine does them where they share a transaction.
+        for (order, about, _), answer in sorted(
+            zip(calls, answers, strict=True), key=lambda pair: pair[0][0]
+        ):
+            if order == 0:
+                model.settled(*about, answer)
+            elif order == 1:
+                model.released(about)
+            elif order == 2:
+                model.cancelled(about, answer)
+            elif order == 3:
+                model.added(about, answer)
+                ids = {draft.message.id for draft in about}
+                for claim in [claim for claim in born if claim.message.id in ids]:
+                    model.claimed(claim)
+                    born.remove(claim)
+            else:
+                for claim in answer.claims:
+                    model.claimed(claim)
+        assert not born
+        assert self.places.in_flight == len(model.in_flight)
+
+    async def come_to_rest(self) -> None:
+        """Deliver all that is in flight, and then whatever is due, until nothing is."""
+        model = self.model
+        for _ in range(1_000):
+            while model.in_flight:
+                claim = self.end(Sign.WELL)
+                settled = await self.store.settle(claim, Delivered(), OK, now_ms=model.now_ms)
+                model.settled(claim, Delivered(), settled)
+            left = model.may_go()
+            if not left:
+                return
+            claimed = await self.claim(self.places.free)
+            for claim in claimed.claims:
+                model.claimed(claim)
+            assert claimed.claims or self.places.any_open or claimed.next_due_ms is not None, left
+        raise AssertionError(f"these never go: {model.may_go()[:3]}")
+
+    def crash(self, store: Store) -> None:
+        """The store was opened again while attempts were in flight."""
+        self.store = store
+        for claim in self.model.in_flight:
+            self.model.released(claim)
+            self.model.known[claim.message.id].interrupted += 1
+        self.model.in_flight.clear()
+        self.open()
+
+    def draft(self) -> Draft:
+        dice = self.dice
+        return a_draft(
+            at_ms=self.model.now_ms,
+            tenant=dice.choice(TENANTS),
+            url=dice.choice(HOSTS),
+            queue=dice.choice(QUEUES),
+            delay_ms=dice.choice((0, 0, 0, 5, 50)),
+            body=b"x" * dice.choice((0, 10, 1_000)),
+            dedup_key=dice.choice((None, None, f"id:{dice.randrange(8)}")),
+            window_ms=100,
+        )
+
+    def claim(self, count_max: int) -> Awaitable[Claimed]:
+        return self.store.claim(count_max=count_max, places=self.places, now_ms=self.model.now_ms)
+
+    def end(self, sign: Sign) -> Claim:
+        claim = self.model.in_flight.pop(self.dice.randrange(len(self.model.in_flight)))
+        lingers = self.model.known[claim.message.id].lingers
+        give_back_place(self.places, claim, sign, lingers=lingers)
+        return claim
+
+    def linger(self) -> None:
+        claim = self.dice.choice(self.model.in_flight)
+        it = self.model.known[claim.message.id]
+        it.lingers = it.lingers or self.places.linger(claim.host)
+
+    def check_rows(self) -> None:
+        """What SQLite keeps is what the model knows, and no lane waits in vain."""
+        if not isinstance(self.store, SqliteStore):
+            return
+        db, model = self.store.writer.db, self.model
+        alive = {message_id for message_id, it in model.known.items() if it.state != "ended"}
+        rows = db.execute(
+            "SELECT message_id, token, holding, due_ms, tenant, lane, number FROM delivery"
+        ).fetchall()
+        assert {row[0] for row in rows} == alive
+        for message_id, token, holding, due_ms, *_ in rows:
+            it = model.known[message_id]
+            assert (token is not None) == (it.state == "in flight"), it
+            assert bool(holding) == it.holds, it
+            assert token is not None or due_ms == it.due_ms, it
+        holds = {(row[4], row[5], row[6]) for row in rows if row[2]}
+        assert set(db.execute("SELECT * FROM hold").fetchall()) == holds
+        waiting = [row for row in rows if row[1] is None]
+        lanes = db.execute("SELECT tenant, lane, turn_ms FROM lane").fetchall()
+        assert {(lane[0], lane[1]) for lane in lanes} == {(row[4], row[5]) for row in waiting}
+        for tenant, lane, turn_ms in lanes:
+            its = [row for row in waiting if (row[4], row[5]) == (tenant, lane)]
+            full = any(hold[:2] == (tenant, lane) for hold in holds)
+            due_ms = min((row[3] for row in its if row[2] or not full), default=None)
+            if due_ms is not None:
+                assert turn_ms is not None, (tenant, lane)
+                assert turn_ms <= max(due_ms, model.now_ms), (tenant, lane)
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+async def test_no_history_breaks_a_promise_and_whatever_is_due_goes(
+    open_store: Open, seed: int, engine: str
+) -> None:
+    opened = open_store()
+    history = History(await opened.__aenter__(), seed)
+    for step in range(STEPS):
+        print(f"seed {seed}, step {step}")  # noqa: T201 -- pytest shows it when this fails
+        await history.step()
+        history.check_rows()
+        history.model.now_ms += history.dice.choice((0, 0, 1, 3, 10))
+        if engine != "sqlite memory" and history.dice.random() < 0.02:
+            await opened.__aexit__(None, None, None)
+            opened = open_store(now_ms=history.model.now_ms)
+            history.crash(await opened.__aenter__())
+            history.check_rows()
+        if history.dice.random() < 0.02:
+            await history.come_to_rest()
+            history.check_rows()
+    await history.come_to_rest()
+    assert history.places.in_flight == 0
+    await opened.__aexit__(None, None, None)
