@@ -22,7 +22,7 @@ from waypost.cli.main import main
 from waypost.domain.attempt import Outcome
 from waypost.loops.dispatcher import Dispatcher
 from waypost.store.sqlite import store
-from waypost.store.sqlite.database import Writer
+from waypost.store.sqlite.writer import Writer
 
 FLUSH_S = 0.02
 """How long a commit is put off by `ack_first`."""

@@ -18,7 +18,7 @@ from waypost.domain.places import Sign
 from waypost.domain.signing import SigningKeys
 from waypost.store.migrations import SchemaTooNew
 from waypost.store.protocol import LogFilter, Retention, Tenant, Token, give_back_place
-from waypost.store.sqlite import database, log, upkeep
+from waypost.store.sqlite import database, log, upkeep, writer
 from waypost.store.sqlite.database import MIGRATIONS, Locked
 from waypost.store.sqlite.people import PeopleFile
 from waypost.store.sqlite.store import MEMORY, SqliteStore
@@ -213,7 +213,7 @@ async def test_news_is_told_also_when_the_batch_that_asked_for_it_failed(path: s
     await people.add_tenant(Tenant(id="acme", created_ms=T0, keys=SigningKeys("sig_a", "sig_b")))
     people.close()
 
-    def guilty(_batch: database.Batch, _calls: list[None]) -> list[None]:
+    def guilty(_batch: writer.Batch, _calls: list[None]) -> list[None]:
         raise ValueError
 
     asked = store.changed(), store.writer.call(guilty, None)
@@ -244,7 +244,7 @@ async def test_the_event_loop_goes_on_while_another_process_writes(path: str) ->
 async def test_a_database_that_stays_locked_is_unavailable_in_sqlites_words(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_MS", 20)
+    monkeypatch.setattr(writer, "BUSY_MS", 20)
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
     other = apsw.Connection(path)
     other.execute("BEGIN IMMEDIATE")
@@ -260,7 +260,7 @@ async def test_a_database_that_stays_locked_is_unavailable_in_sqlites_words(
 async def test_a_checkpoint_leaves_nothing_open_that_a_commit_would_trip_over(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "CHECKPOINT_PAGES", 1)
+    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 1)
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
     loop = asyncio.get_running_loop()
     run = loop.run_in_executor
@@ -283,7 +283,7 @@ async def test_a_checkpoint_leaves_nothing_open_that_a_commit_would_trip_over(
 async def test_a_reader_that_holds_a_snapshot_does_not_make_each_commit_a_checkpoint(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "CHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 50)
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
     bench = Bench(store)
     await bench.add_waiting(a_draft())

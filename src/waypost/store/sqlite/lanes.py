@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from waypost.domain.lanes import queue_of
 from waypost.store.sqlite.database import query
+from waypost.store.sqlite.writer import Batch
 
 
 class QueuePlace(Struct, frozen=True):
@@ -168,3 +169,16 @@ def is_ready(db: apsw.Connection, *, now_ms: int) -> bool:
     """Whether any lane's turn has come."""
     turn_ms = next_turn_ms(db)
     return turn_ms is not None and turn_ms <= now_ms
+
+
+def join(
+    batch: Batch, waiting: dict[tuple[str, str], int], queues: set[tuple[str, str]], *, now_ms: int
+) -> None:
+    """Let the lanes in which something waits have their turns: those of `waiting` when it
+    is due, and `queues` as they stand."""
+    turns = {place: max(due_ms, now_ms) for place, due_ms in waiting.items()}
+    wait(batch.db, turns)
+    for turn_ms in turns.values():
+        batch.someone_waits(turn_ms)
+    for tenant, lane in queues:
+        batch.someone_waits(refresh(batch.db, tenant, lane, now_ms=now_ms))

@@ -24,18 +24,20 @@ from waypost.store.protocol import (
     Tenant,
     Token,
 )
-from waypost.store.sqlite import dead_letters, log, messages, people, queues, upkeep
-from waypost.store.sqlite.database import (
-    Batch,
-    FileLock,
-    Readers,
-    Writer,
-    as_problems,
-    boot,
-    connect,
-    migrate,
-    transaction,
+from waypost.store.sqlite import (
+    adding,
+    claiming,
+    dead_letters,
+    log,
+    messages,
+    people,
+    queues,
+    settling,
+    upkeep,
 )
+from waypost.store.sqlite.database import FileLock, as_problems, connect, migrate, transaction
+from waypost.store.sqlite.readers import Readers
+from waypost.store.sqlite.writer import Batch, Writer, boot
 
 MEMORY = ":memory:"
 
@@ -55,7 +57,7 @@ class SqliteStore:
         self._path = path
         self._in_memory = path == MEMORY
         self._free_bytes_min = free_bytes_min
-        self._claim = messages.Claims().claim
+        self._claim = claiming.Claims().claim
         self._prune = upkeep.Pruner().prune
         self._counter = upkeep.Counter()
         with ExitStack() as opened:
@@ -66,11 +68,11 @@ class SqliteStore:
             migrate(db)
             with as_problems("take over the database"), transaction(db):
                 batch = Batch(db, boot(db))
-                self.interrupted = messages.take_over(batch, now_ms=now_ms)
+                self.interrupted = settling.take_over(batch, now_ms=now_ms)
             self._opened = opened.pop_all()
         self.writer = Writer(
             batch,
-            order=[messages.settle, messages.release, messages.cancel, self._add],
+            order=[settling.settle, settling.release, settling.cancel, self._add],
             growing=self._add,
             in_memory=self._in_memory,
         )
@@ -93,15 +95,15 @@ class SqliteStore:
         now_ms: int,
     ) -> list[Accepted]:
         size = sum([len(draft.body) for draft in drafts]) + FACTS_BYTES * len(drafts)
-        call = messages.Add(drafts, places, hand_over, now_ms)
+        call = adding.Add(drafts, places, hand_over, now_ms)
         accepted: list[Accepted] = await self.writer.call(self._add, call, size=size)
         return accepted
 
-    def _add(self, batch: Batch, calls: list[messages.Add]) -> Sequence[list[Accepted] | StoreFull]:
+    def _add(self, batch: Batch, calls: list[adding.Add]) -> Sequence[list[Accepted] | StoreFull]:
         refusing = self._refusing()
         if refusing is not None:
             return [StoreFull(refusing) for _ in calls]
-        return messages.add(batch, calls)
+        return adding.add(batch, calls)
 
     def _refusing(self) -> str | None:
         """Why publishes are refused, or None."""
@@ -110,23 +112,23 @@ class SqliteStore:
         return "the disk is nearly full: no new messages until there is room"
 
     async def claim(self, *, count_max: int, places: Places, now_ms: int) -> Claimed:
-        ask = messages.Ask(count_max, places, now_ms)
+        ask = claiming.Ask(count_max, places, now_ms)
         claimed: Claimed = await self.writer.call(self._claim, ask)
         return claimed
 
     async def settle(
         self, claim: Claim, verdict: Verdict, outcome: Outcome, *, now_ms: int
     ) -> Logged:
-        call = messages.Settle(claim, verdict, outcome, now_ms)
-        logged: Logged = await self.writer.call(messages.settle, call, size=len(outcome.body))
+        call = settling.Settle(claim, verdict, outcome, now_ms)
+        logged: Logged = await self.writer.call(settling.settle, call, size=len(outcome.body))
         return logged
 
     async def release(self, claims: Sequence[Claim], *, now_ms: int) -> None:
-        await self.writer.call(messages.release, messages.Release(claims, now_ms))
+        await self.writer.call(settling.release, settling.Release(claims, now_ms))
 
     async def cancel(self, tenant: str, message_id: str, *, now_ms: int) -> Cancelled:
-        call = messages.Cancel(tenant, message_id, now_ms)
-        cancelled: Cancelled = await self.writer.call(messages.cancel, call)
+        call = settling.Cancel(tenant, message_id, now_ms)
+        cancelled: Cancelled = await self.writer.call(settling.cancel, call)
         return cancelled
 
     # Reader

@@ -12,7 +12,8 @@ from waypost.domain.errors import Invalid, Problem, StoreUnavailable
 from waypost.domain.ids import created_ms_of, first_message_id
 from waypost.store.protocol import Pruned, Pulse, Retention
 from waypost.store.sqlite import lanes
-from waypost.store.sqlite.database import Batch, as_problems, connect, query
+from waypost.store.sqlite.database import as_problems, connect, query
+from waypost.store.sqlite.writer import Batch
 
 CHUNK = 500
 """Rows that one call looks at and removes, about: a call takes milliseconds."""

@@ -1,0 +1,158 @@
+"""The home of acceptance: drafts become messages, deliveries and log entries.
+
+All calls that wait at one moment are gathered, and then written table by table.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from waypost.domain.lanes import lane_of
+from waypost.domain.message import Message
+from waypost.domain.places import Places
+from waypost.store.protocol import Accepted, Claim, Draft
+from waypost.store.sqlite import lanes
+from waypost.store.sqlite.database import insert, query
+from waypost.store.sqlite.writer import Batch
+
+encode = msgspec.json.encode
+
+
+class Add(msgspec.Struct, frozen=True):
+    drafts: Sequence[Draft]
+    places: Places
+    hand_over: Callable[[Claim], None]
+    now_ms: int
+
+
+def add(batch: Batch, calls: list[Add]) -> list[list[Accepted]]:
+    """Accept drafts; see `Deliveries.add`."""
+    return _Adding(batch, calls[0].places, max(call.now_ms for call in calls)).run(calls)
+
+
+class _Adding:
+    """What one batch of adds gathers, and then writes table by table.
+
+    `now_ms` is the latest of its calls': what is due to one of them may not be
+    overtaken by another that came a moment earlier.
+    """
+
+    def __init__(self, batch: Batch, places: Places, now_ms: int) -> None:
+        self.batch = batch
+        self.db = batch.db
+        self.places = places
+        self.now_ms = now_ms
+        self.token = batch.numbers.next()
+        self.quota = places.free
+        if lanes.is_ready(self.db, now_ms=now_ms):
+            self.quota //= 2
+        self.open: dict[tuple[str, str], int] = {}
+        self.accepted_ms: dict[tuple[str, str], int] = {}
+        self.waiting: dict[tuple[str, str], int] = {}
+        self.queues_waiting: set[tuple[str, str]] = set()
+        self.messages: list[tuple[Any, ...]] = []
+        self.bodies: list[tuple[Any, ...]] = []
+        self.deliveries: list[tuple[Any, ...]] = []
+        self.holds: list[tuple[Any, ...]] = []
+        self.events: list[tuple[Any, ...]] = []
+
+    def run(self, calls: list[Add]) -> list[list[Accepted]]:
+        results = [[self._accept(draft, call) for draft in call.drafts] for call in calls]
+        insert(self.db, "message", self.messages)
+        insert(self.db, "body", self.bodies)
+        insert(self.db, "delivery", self.deliveries)
+        insert(self.db, "hold", self.holds)
+        insert(self.db, "event", self.events)
+        lanes.join(self.batch, self.waiting, self.queues_waiting, now_ms=self.now_ms)
+        return results
+
+    def _accept(self, draft: Draft, call: Add) -> Accepted:
+        message = draft.message
+        if draft.dedup_key is not None:
+            first = _take_dedup_key(self.db, draft, now_ms=call.now_ms)
+            if first is not None:
+                return Accepted(message_id=first, deduplicated=True)
+        numbers = self.batch.numbers
+        number = numbers.next()
+        tenant, now_ms = message.tenant, call.now_ms
+        lane = lane_of(message.queue, draft.host)
+        place = (tenant, lane)
+        room = self.open.get(place)
+        if room is None:
+            room = self.open[place] = self._room(message, place)
+        due_ms = message.not_before_ms
+        if message.queue is not None:
+            due_ms = max(due_ms, self.accepted_ms[place])
+        token = None
+        if due_ms <= self.now_ms and room:
+            if self.quota > 0 and not self.places.refusal(draft.host, size=len(draft.body)):
+                token = self.token
+                self.quota -= 1
+                self.open[place] = room - 1
+            else:
+                self.open[place] = 0
+        self.messages.append((tenant, message.id, number, encode(message)))
+        if draft.body:
+            self.bodies.append((number, draft.body))
+        holding = int(token is not None and message.queue is not None)
+        self.deliveries.append(
+            (number, tenant, message.id, lane, draft.host, due_ms, token, holding, 0, 0, 0)
+        )
+        self.events.append((tenant, now_ms, numbers.next(), message.id, "CREATED", None))
+        if token is not None:
+            self.events.append((tenant, now_ms, numbers.next(), message.id, "ACTIVE", None))
+            if holding:
+                self.holds.append((tenant, lane, number))
+            claim = Claim(
+                number=number, token=token, message=message, body=draft.body, host=draft.host
+            )
+            self.batch.take_place(self.places, claim)
+            self.batch.on_commit.append(lambda: call.hand_over(claim))
+        elif message.queue is not None:
+            self.queues_waiting.add(place)
+        else:
+            self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
+        return Accepted(message_id=message.id)
+
+    def _room(self, message: Message, place: tuple[str, str]) -> int:
+        """How many messages may be claimed at birth in a lane, were they due."""
+        (tenant, lane), now_ms = place, self.now_ms
+        if message.queue is None:
+            older = query(
+                self.db,
+                "SELECT 1 FROM lane WHERE tenant = ? AND lane = ?"
+                " AND (turn_ms <= ? OR blocked_on IS NOT NULL)",
+                (tenant, lane, now_ms),
+            ).fetchone()
+            return 0 if older else self.quota
+        [self.accepted_ms[place]] = query(
+            self.db,
+            "INSERT INTO queue VALUES (?1, ?2, 1, 0, ?3, ?3, ?3) ON CONFLICT (tenant, name)"
+            " DO UPDATE SET accepted_ms = max(accepted_ms, excluded.accepted_ms)"
+            " RETURNING accepted_ms",
+            (tenant, message.queue, now_ms),
+        ).fetchone()
+        state = lanes.queue_place(self.db, tenant, message.queue)
+        older_ms = lanes.head_due_ms(self.db, tenant, lane, holding=0)
+        if state.paused or (older_ms is not None and older_ms <= now_ms):
+            return 0
+        return state.free
+
+
+def _take_dedup_key(db: apsw.Connection, draft: Draft, *, now_ms: int) -> str | None:
+    """Take a key for a message; or the id of the first message that has it."""
+    message = draft.message
+    found = query(
+        db,
+        "SELECT message_id FROM dedup WHERE tenant = ? AND key = ? AND until_ms > ?",
+        (message.tenant, draft.dedup_key, now_ms),
+    ).fetchone()
+    if found is not None:
+        return str(found[0])
+    db.execute(
+        "INSERT OR REPLACE INTO dedup VALUES (?, ?, ?, ?)",
+        (message.tenant, draft.dedup_key, message.id, draft.dedup_until_ms),
+    )
+    return None

@@ -1,0 +1,175 @@
+"""The home of claims: whose turn it is, and what is handed out.
+
+A claim goes round the lanes that are ready and reads each from its head; see
+docs/decisions/0001-lanes-take-turns.md.
+"""
+
+from functools import partial
+from itertools import zip_longest
+
+import apsw
+import msgspec
+
+from waypost.domain.lanes import queue_of
+from waypost.domain.message import Logged
+from waypost.domain.places import NODE, SUSPECT_AFTER, Places
+from waypost.store.protocol import Claim, Claimed
+from waypost.store.sqlite import lanes
+from waypost.store.sqlite.database import filled, insert, marks, query, slices
+from waypost.store.sqlite.messages import body_of, decode_message
+from waypost.store.sqlite.writer import Batch
+
+LANES_VISITED_MAX = 128
+"""Lanes that one claim reads from."""
+
+TENANTS_VISITED_MAX = 64
+"""Tenants that one claim looks at, beside those whose lanes have waited longest."""
+
+PASSES_MAX = 3
+"""How often one claim goes round: lanes that had little leave their share to the others."""
+
+
+class Ask(msgspec.Struct, frozen=True):
+    count_max: int
+    places: Places
+    now_ms: int
+
+
+class Claims:
+    """Hands out claims; remembers whose turn it is, as a hint that may be lost."""
+
+    def __init__(self) -> None:
+        self._tenant = ""
+
+    def claim(self, batch: Batch, calls: list[Ask]) -> list[Claimed]:
+        """Hand out due messages; see `Deliveries.claim`."""
+        return [self._claim(batch, ask) for ask in calls]
+
+    def _claim(self, batch: Batch, ask: Ask) -> Claimed:
+        db, places = batch.db, ask.places
+        for resource, room in places.openings():
+            batch.on_rollback.append(partial(places.wait_for, resource))
+            if lanes.reopen(db, resource, count_max=room, now_ms=ask.now_ms):
+                places.wait_for(resource)
+        claiming = _Claiming(batch, ask)
+        for _ in range(PASSES_MAX):
+            if claiming.left <= 0 or not self._pass(db, claiming):
+                break
+        claiming.log()
+        return Claimed(claims=claiming.claims, next_due_ms=lanes.next_turn_ms(db))
+
+    def _pass(self, db: apsw.Connection, claiming: "_Claiming") -> bool:
+        """Give each ready lane its share, tenants in turn; whether anything was claimed."""
+        now_ms = claiming.ask.now_ms
+        ready: dict[str, list[str]] = {}
+        oldest = lanes.longest_waiting(db, now_ms=now_ms, count_max=LANES_VISITED_MAX)
+        for tenant, lane in oldest:
+            ready.setdefault(tenant, []).append(lane)
+        met: list[tuple[str, int]] = []
+        if len(oldest) == LANES_VISITED_MAX:  # there may be more, perhaps of other tenants
+            met = lanes.next_tenants(db, after=self._tenant, count_max=TENANTS_VISITED_MAX)
+            for tenant, turn_ms in met:
+                if turn_ms <= now_ms:
+                    ready.setdefault(tenant, [])
+            count_max = -(-LANES_VISITED_MAX // len(ready))
+            for tenant in ready:
+                ready[tenant] = lanes.ready_lanes(db, tenant, now_ms=now_ms, count_max=count_max)
+        by_turn = zip_longest(*[[(tenant, lane) for lane in its] for tenant, its in ready.items()])
+        turns = [turn for nth in by_turn for turn in nth if turn is not None]
+        before = claiming.left
+        visited = set()
+        for nth, (tenant, lane) in enumerate(turns):
+            if claiming.left <= 0:
+                break
+            claiming.visit(tenant, lane, share=-(-claiming.left // (len(turns) - nth)))
+            visited.add(tenant)
+        for tenant, _ in met:  # the next walk begins with whoever had no turn in this one
+            if tenant in ready and tenant not in visited:
+                break
+            self._tenant = tenant
+        return claiming.left < before
+
+
+class _Claiming:
+    """What one claim gathers, and then writes table by table."""
+
+    def __init__(self, batch: Batch, ask: Ask) -> None:
+        self.batch = batch
+        self.db = batch.db
+        self.ask = ask
+        self.places = ask.places
+        self.left = ask.count_max
+        self.token = batch.numbers.next()
+        self.claims: list[Claim] = []
+
+    def visit(self, tenant: str, lane: str, *, share: int) -> None:
+        """Claim from one lane: first those that hold a place of its queue, then in order."""
+        begun = len(self.claims)
+        queue = queue_of(lane)
+        if queue is None:
+            blocked_on = self._read(tenant, lane, holding=0, count_max=share)
+        else:
+            blocked_on = self._read(tenant, lane, holding=1, count_max=share)
+            place = lanes.queue_place(self.db, tenant, queue)
+            if blocked_on is None and not place.paused:
+                waiting = len(self.claims)
+                blocked_on = self._read(tenant, lane, holding=0, count_max=place.free)
+                holds = [(tenant, lane, claim.number) for claim in self.claims[waiting:]]
+                insert(self.db, "hold", holds)
+        taken = [claim.number for claim in self.claims[begun:]]
+        for some in slices(taken):
+            self.db.execute(
+                f"UPDATE delivery SET token = ?, holding = ? WHERE number IN ({marks(len(some))})",
+                (self.token, int(queue is not None), *filled(some)),
+            )
+        if not taken and blocked_on == NODE:
+            return  # nothing happened here, and nothing is written
+        lanes.refresh(self.db, tenant, lane, now_ms=self.ask.now_ms, served=True)
+        if blocked_on is not None and blocked_on != NODE:
+            lanes.block(self.db, tenant, lane, on=blocked_on)
+
+    def _read(self, tenant: str, lane: str, *, holding: int, count_max: int) -> str | None:
+        """Claim up to `count_max` from the head; the resource that stopped us, if one did."""
+        for number, host, retried, interrupted, facts, size in query(
+            self.db,
+            "SELECT d.number, d.host, d.retried, d.interrupted, m.facts,"
+            "  (SELECT length(bytes) FROM body b WHERE b.number = d.number)"
+            " FROM delivery d CROSS JOIN message m ON m.tenant = d.tenant AND m.id = d.message_id"
+            " WHERE d.tenant = ? AND d.lane = ? AND d.holding = ? AND d.token IS NULL"
+            "  AND d.due_ms <= ?"
+            " ORDER BY d.due_ms, d.number LIMIT ?",
+            (tenant, lane, holding, self.ask.now_ms, min(count_max, self.left)),
+        ):
+            refusal = self.places.refusal(
+                host, size=size or 0, suspect=interrupted >= SUSPECT_AFTER
+            )
+            if refusal is not None:
+                self.places.wait_for(refusal)
+                if refusal == NODE:
+                    self.left = 0
+                return refusal
+            claim = Claim(
+                number=number,
+                token=self.token,
+                message=decode_message(facts),
+                body=body_of(self.db, number) if size else b"",
+                host=host,
+                retried=retried,
+                interrupted=interrupted,
+            )
+            self.batch.take_place(self.places, claim)
+            self.claims.append(claim)
+            self.left -= 1
+        return None
+
+    def log(self) -> None:
+        """Log each claim as ACTIVE (D19)."""
+        numbers, now_ms = self.batch.numbers, self.ask.now_ms
+        insert(
+            self.db,
+            "event",
+            [
+                (m.tenant, now_ms, numbers.next(), m.id, Logged.ACTIVE, None)
+                for m in (claim.message for claim in self.claims)
+            ],
+        )

@@ -1,0 +1,281 @@
+"""The home of ends: attempts are settled, claims released, messages cancelled.
+
+What follows from each is asked of the domain's table of states (`NEXT`), and
+written in one transaction: log entries, the next due time or the dead letter,
+the freed place of a queue.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from waypost.domain.attempt import Delivered, GiveUp, Outcome, TryAgain, Verdict
+from waypost.domain.errors import StaleClaim
+from waypost.domain.lanes import lane_of
+from waypost.domain.message import NEXT, Event, Logged, State
+from waypost.domain.places import INTERRUPTED_MAX, SUSPECT_AFTER
+from waypost.store.protocol import Cancelled, Claim
+from waypost.store.sqlite import lanes
+from waypost.store.sqlite.database import filled, insert, marks, query, slices
+from waypost.store.sqlite.log import Detail, answer_of, note_of
+from waypost.store.sqlite.messages import decode_message
+from waypost.store.sqlite.writer import Batch
+
+encode = msgspec.json.encode
+
+
+class Settle(msgspec.Struct, frozen=True):
+    claim: Claim
+    verdict: Verdict
+    outcome: Outcome
+    now_ms: int
+
+
+def settle(batch: Batch, calls: list[Settle]) -> list[Logged | StaleClaim]:
+    """Record how attempts ended; see `Deliveries.settle`."""
+    settling = _Settling(batch, now_ms=max(call.now_ms for call in calls))
+    out = _claimed_rows(batch.db, [call.claim for call in calls])
+    results = [settling.settle(call, out.pop(call.claim.number, None)) for call in calls]
+    settling.write()
+    return results
+
+
+def _claimed_rows(db: apsw.Connection, claims: Sequence[Claim]) -> dict[int, tuple[int, int]]:
+    """The token and the wish to cancel of each delivery that is still there."""
+    return {
+        number: (token, canceling)
+        for some in slices([claim.number for claim in claims])
+        for number, token, canceling in query(
+            db,
+            f"SELECT number, token, canceling FROM delivery WHERE number IN ({marks(len(some))})",
+            filled(some),
+        )
+    }
+
+
+class _Settling:
+    """What one batch of ends gathers, and then writes table by table."""
+
+    def __init__(self, batch: Batch, *, now_ms: int) -> None:
+        self.batch = batch
+        self.db = batch.db
+        self.now_ms = now_ms
+        self.ended: list[int] = []
+        self.holds: list[tuple[Any, ...]] = []
+        self.retries: list[tuple[Any, ...]] = []
+        self.waiting: dict[tuple[str, str], int] = {}
+        self.queues: set[tuple[str, str]] = set()
+        self.dead_letters: list[tuple[Any, ...]] = []
+        self.events: list[tuple[Any, ...]] = []
+
+    def settle(self, call: Settle, row: tuple[int, int] | None) -> Logged | StaleClaim:
+        claim, verdict, outcome, now_ms = call.claim, call.verdict, call.outcome, call.now_ms
+        if row is None or row[0] != claim.token:
+            return StaleClaim(f"the claim on {claim.message.id} was lost")
+        state = State.CANCELING if row[1] else State.CLAIMED
+        after = NEXT[state][_EVENT_OF[type(verdict)]]
+        if after is State.DELIVERED:
+            self._log(claim, Logged.DELIVERED, now_ms, note_of(outcome))
+            self._end(claim)
+            return Logged.DELIVERED
+        self._log(claim, Logged.ERROR, now_ms, answer_of(outcome))
+        if after is State.CANCELED:
+            self._log(claim, Logged.CANCELED, now_ms)
+            self._end(claim)
+            return Logged.CANCELED
+        if isinstance(verdict, TryAgain):
+            self._log(claim, Logged.RETRY, now_ms, Detail(next_delivery_ms=verdict.at_ms))
+            self.retries.append((verdict.at_ms, claim.retried + 1, claim.interrupted, claim.number))
+            self._wait(claim, verdict.at_ms)
+            return Logged.RETRY
+        assert isinstance(verdict, GiveUp), verdict
+        self._log(claim, Logged.FAILED, now_ms, Detail(error=verdict.why))
+        self.dead_letters.append(
+            (
+                claim.message.tenant,
+                now_ms,
+                self.batch.numbers.next(),
+                claim.message.id,
+                encode(answer_of(outcome, why=verdict.why)),
+            )
+        )
+        self._end(claim)
+        return Logged.FAILED
+
+    def release(self, claim: Claim, *, canceling: bool) -> None:
+        """Put a claim back as it was, or end it where it was to be cancelled."""
+        now_ms = self.now_ms
+        if NEXT[State.CANCELING if canceling else State.CLAIMED][Event.RELEASE] is State.CANCELED:
+            self._log(claim, Logged.CANCELED, now_ms)
+            self._end(claim)
+        else:
+            self.retries.append((now_ms, claim.retried, claim.interrupted, claim.number))
+            self._wait(claim, now_ms)
+
+    def write(self) -> None:
+        db = self.db
+        for some in slices(self.ended):
+            db.execute(f"DELETE FROM delivery WHERE number IN ({marks(len(some))})", filled(some))
+        if self.holds:
+            db.executemany(
+                "DELETE FROM hold WHERE tenant = ? AND resource = ? AND number = ?", self.holds
+            )
+        if self.retries:
+            db.executemany(
+                "UPDATE delivery SET token = NULL, due_ms = ?, retried = ?, interrupted = ?"
+                " WHERE number = ?",
+                self.retries,
+            )
+        insert(db, "event", self.events)
+        insert(db, "dead_letter", self.dead_letters)
+        lanes.join(self.batch, self.waiting, self.queues, now_ms=self.now_ms)
+
+    def _end(self, claim: Claim) -> None:
+        self.ended.append(claim.number)
+        message = claim.message
+        if message.queue is not None:
+            lane = lane_of(message.queue, claim.host)
+            self.holds.append((message.tenant, lane, claim.number))
+            self.queues.add((message.tenant, lane))
+
+    def _wait(self, claim: Claim, due_ms: int) -> None:
+        message = claim.message
+        suspect = claim.interrupted >= SUSPECT_AFTER
+        place = (message.tenant, lane_of(message.queue, claim.host, suspect=suspect))
+        if message.queue is None:
+            self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
+        else:
+            self.queues.add(place)
+
+    def _log(self, claim: Claim, state: Logged, now_ms: int, detail: Detail | None = None) -> None:
+        self.events.append(
+            (
+                claim.message.tenant,
+                now_ms,
+                self.batch.numbers.next(),
+                claim.message.id,
+                state,
+                None if detail is None else encode(detail),
+            )
+        )
+
+
+_EVENT_OF: dict[type[Verdict], Event] = {
+    Delivered: Event.DELIVER,
+    TryAgain: Event.RETRY,
+    GiveUp: Event.GIVE_UP,
+}
+
+
+class Release(msgspec.Struct, frozen=True):
+    claims: Sequence[Claim]
+    now_ms: int
+
+
+def release(batch: Batch, calls: list[Release]) -> list[None]:
+    """Give claims back undelivered; see `Deliveries.release`."""
+    for call in calls:
+        settling = _Settling(batch, now_ms=call.now_ms)
+        out = _claimed_rows(batch.db, call.claims)
+        for claim in call.claims:
+            token, canceling = out.get(claim.number, (None, 0))
+            if token == claim.token:
+                settling.release(claim, canceling=bool(canceling))
+        settling.write()
+    return [None] * len(calls)
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    tenant: str
+    message_id: str
+    now_ms: int
+
+
+def cancel(batch: Batch, calls: list[Cancel]) -> list[Cancelled]:
+    """Cancel messages; see `Deliveries.cancel`."""
+    return [_cancel(batch, call) for call in calls]
+
+
+def _cancel(batch: Batch, call: Cancel) -> Cancelled:
+    db, tenant = batch.db, call.tenant
+    found = query(
+        db, "SELECT number FROM message WHERE tenant = ? AND id = ?", (tenant, call.message_id)
+    ).fetchone()
+    if found is None:
+        return Cancelled(count=0, known=False)
+    number = found[0]
+    row = query(
+        db, "SELECT lane, token, canceling FROM delivery WHERE number = ?", (number,)
+    ).fetchone()
+    if row is None:
+        return Cancelled(count=0, known=True)
+    lane, token, canceling = row
+    state = State.WAITING
+    if token is not None:
+        state = State.CANCELING if canceling else State.CLAIMED
+    logged = []
+    if not canceling:
+        logged.append(Logged.CANCEL_REQUESTED)
+    if NEXT[state][Event.CANCEL] is State.CANCELED:
+        logged.append(Logged.CANCELED)
+        db.execute("DELETE FROM delivery WHERE number = ?", (number,))
+        db.execute(
+            "DELETE FROM hold WHERE tenant = ? AND resource = ? AND number = ?",
+            (tenant, lane, number),
+        )
+        batch.someone_waits(lanes.refresh(db, tenant, lane, now_ms=call.now_ms))
+    else:
+        db.execute("UPDATE delivery SET canceling = 1 WHERE number = ?", (number,))
+    insert(
+        db,
+        "event",
+        [
+            (tenant, call.now_ms, batch.numbers.next(), call.message_id, word, None)
+            for word in logged
+        ],
+    )
+    return Cancelled(count=1, known=True)
+
+
+def take_over(batch: Batch, *, now_ms: int) -> int:
+    """At start: whatever was claimed by the process before us waits again (D18).
+
+    It uses up no retry, but counts as an interruption; after too many of them
+    the message is dead.  How many there were.
+    """
+    db = batch.db
+    db.execute(
+        "UPDATE lane SET blocked_on = NULL, turn_ms = max(turn_ms, ?) WHERE blocked_on IS NOT NULL",
+        (now_ms,),
+    )
+    settling = _Settling(batch, now_ms=now_ms)
+    suspects = []
+    cut_short = query(
+        db,
+        "SELECT d.number, d.token, d.host, d.retried, d.interrupted + 1, d.canceling, m.facts"
+        " FROM delivery d CROSS JOIN message m ON m.tenant = d.tenant AND m.id = d.message_id"
+        " WHERE d.token IS NOT NULL ORDER BY d.number",
+    ).fetchall()
+    for number, token, host, retried, interrupted, canceling, facts in cut_short:
+        claim = Claim(
+            number=number,
+            token=token,
+            message=decode_message(facts),
+            body=b"",
+            host=host,
+            retried=retried,
+            interrupted=interrupted,
+        )
+        if interrupted >= SUSPECT_AFTER and claim.message.queue is None:
+            suspects.append((lane_of(None, host, suspect=True), number))
+        if interrupted >= INTERRUPTED_MAX and not canceling:
+            why = f"interrupted: {interrupted} attempts were cut short by a crash"
+            call = Settle(claim, GiveUp(why), Outcome(error=why), now_ms)
+            settling.settle(call, (token, canceling))
+        else:
+            settling.release(claim, canceling=bool(canceling))
+    db.executemany("UPDATE delivery SET lane = ? WHERE number = ?", suspects)
+    settling.write()
+    return len(cut_short)
