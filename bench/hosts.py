@@ -6,13 +6,7 @@ Only loopback: 127.1.0.0/16 is all this machine's.
 import asyncio
 import contextlib
 import socket
-import sys
 from collections.abc import AsyncIterator, Sequence
-
-from tests.support.dns_server import DnsServer
-
-NAMESERVER = "127.53.0.1"
-"""Where our name server listens, on port 53: a setting has no room for another."""
 
 GOOD_NAME = "good.bench"
 
@@ -42,25 +36,3 @@ async def hanging(addresses: Sequence[str]) -> AsyncIterator[int]:
             server = await loop.create_server(_Silence, sock=listener)
             stack.callback(server.close)
         yield port
-
-
-@contextlib.asynccontextmanager
-async def name_server(silent: Sequence[str]) -> AsyncIterator[str | None]:
-    """A name server that knows the good name and never answers for the silent ones.
-
-    Yields its address, or None where we may not listen on port 53.
-    """
-    loop = asyncio.get_running_loop()
-    names = {GOOD_NAME: ["127.0.0.1"]}
-    try:
-        transport, _ = await loop.create_datagram_endpoint(
-            lambda: DnsServer(names, silent=silent, ttl_s=60), local_addr=(NAMESERVER, 53)
-        )
-    except PermissionError:
-        sys.stderr.write("hanging names are left out: listening on port 53 needs root\n")
-        yield None
-        return
-    try:
-        yield NAMESERVER
-    finally:
-        transport.close()

@@ -15,6 +15,7 @@ from bench.plan import Plan
 from bench.run import under
 from bench.server import server
 from bench.sink import sink
+from tests.support.dns_server import dns_server
 
 RATIO_MIN = 0.9
 
@@ -48,22 +49,17 @@ async def _many_hosts(plan: Plan) -> list[Figure]:
     async with (
         sink(plan.directory) as port,
         hosts.hanging(addresses) as hanging_port,
-        hosts.name_server(names) as nameserver,
+        dns_server({hosts.GOOD_NAME: ["127.0.0.1"]}, silent=names, ttl_s=60) as dns,
     ):
-        good, settings = "127.0.0.1", dict[str, str]()
-        if nameserver is None:
-            names = []
-        else:
-            good, settings = hosts.GOOD_NAME, {"nameservers": nameserver}
         each = -(-plan.hanging_messages // len(addresses))
         bad = [f"http://{host}:{hanging_port}/" for host in [*names, *addresses]] * each
         return await _beside(
             plan,
-            f"http://{good}:{port}/",
+            f"http://{hosts.GOOD_NAME}:{port}/",
             bad,
             sides=("alone", "known", "new"),
             name=f"{len(addresses):,} hanging addresses, {len(names)} names",
-            settings=settings,
+            settings={"nameservers": dns.address},
         )
 
 
