@@ -71,7 +71,11 @@ async def running(
     telemetry = Telemetry()
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(
-            socket.create_server((settings.listen_host, settings.listen_port), backlog=2_048)
+            socket.create_server(
+                (settings.listen_host, settings.listen_port),
+                family=socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET,
+                backlog=2_048,
+            )
         )
         host, port = listener.getsockname()[:2]
         store = SqliteStore(
@@ -216,8 +220,8 @@ async def serve(settings: Settings, *, dev: bool, announce: Callable[[Announceme
 def _calm_the_collector() -> None:
     """Let the garbage collector look less often, and never at what start-up made.
 
-    A message makes no cycles, so there is little to find; looking took 10 % of the
-    time under load (docs/decisions/0006-the-hot-path.md).
+    A message makes no cycles and a connection few, so there is little to find; looking
+    took 10 % of the time under load (docs/decisions/0006-the-hot-path.md).
     """
     gc.collect()
     gc.freeze()

@@ -410,3 +410,121 @@ async def test_a_caller_who_reads_no_answers_is_dropped(
     await until(dropped)
     assert len(app.requests) < 20
     writer.transport.abort()
+
+
+OFFER = b"GET /u HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+
+
+async def test_a_faulty_request_that_offers_an_upgrade_is_told_its_fault(server: Running) -> None:
+    [answer] = await server.send(OFFER.replace(b"Host: a\r\n", b""))
+
+    assert answer.status == 400
+    assert "Host" in answer.json()["error"]
+
+
+async def test_a_thousand_offers_to_upgrade_in_one_read_are_ignored(
+    server: Running, app: Recorder
+) -> None:
+    found = await server.send(OFFER * 1_000 + LAST)
+
+    assert [answer.status for answer in found] == [200] * 1_001
+
+
+async def test_a_long_body_before_the_next_request_does_not_count_as_its_head(
+    server: Running, app: Recorder
+) -> None:
+    """The limit on heads is 4,000 bytes here; the rest of the second head comes later."""
+    post = HEAD + b"Content-Length: 9000\r\n\r\n" + b"x" * 9_000
+
+    found = await server.send(post + LAST[:10], LAST[10:])
+
+    assert [answer.status for answer in found] == [200, 200]
+
+
+async def test_a_caller_who_pipelines_is_not_read_ahead_of_his_answers(
+    server: Running, app: Recorder
+) -> None:
+    app.gate.clear()
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    post = HEAD + b"Content-Length: 3000\r\n\r\n" + b"x" * 3_000
+    writer.write(post * 2_000)
+    await app.waiting.wait()
+    [connection] = server.server.connections
+    ahead = len(connection._pipeline)
+
+    for _ in range(20):
+        app.waiting.clear()
+        app.gate.set()
+        await app.waiting.wait()
+        app.gate.clear()
+
+    assert len(connection._pipeline) <= ahead < 200
+    writer.transport.abort()
+
+
+async def test_a_body_is_let_go_once_it_was_answered(server: Running, app: Recorder) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HEAD + b"Content-Length: 3\r\n\r\nabc")
+    await reader.readuntil(b"\r\n\r\n")
+    [connection] = server.server.connections
+    assert connection._exchange is not None
+    request = connection._exchange.request
+
+    request.release(app.api)
+
+    assert await request.body(app.api) == b""
+    writer.close()
+
+
+async def test_a_body_in_small_chunks_is_put_together(server: Running, app: Recorder) -> None:
+    chunked = HEAD + HANG_UP + b"Transfer-Encoding: chunked\r\n\r\n"
+
+    [answer] = await server.send(chunked + b"1\r\nx\r\n" * 5_000 + b"0\r\n\r\n")
+
+    assert answer.status == 200
+    assert app.requests[0][2] == b"x" * 5_000
+
+
+async def test_a_caller_who_reads_slowly_gets_his_whole_answer(
+    server: Running, app: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "WRITE_S_MAX", 0.2)
+    monkeypatch.setattr(server_module, "CLOSE_S_MAX", 0.2)
+    monkeypatch.setattr(server_module, "SWEEP_S", 0.02)
+    server.server.look_after()
+    app.answer = "x" * 12_000_000
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=65_536)
+    writer.write(LAST)
+    read = 0
+    began_s = asyncio.get_running_loop().time()
+
+    while data := await reader.read(400_000):
+        read += len(data)
+        await paced(began_s + read / 12_000_000)
+
+    assert read > 12_000_000
+    writer.close()
+
+
+async def paced(until_s: float) -> None:
+    """Let the loop go on until then, as a caller on a slow line would."""
+    loop = asyncio.get_running_loop()
+    passed = loop.create_future()
+    loop.call_at(until_s, passed.set_result, None)
+    await passed
+
+
+async def test_answers_that_were_given_are_delivered_before_the_server_closes(
+    server: Running, app: Recorder
+) -> None:
+    app.answer = "x" * 12_000_000
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=65_536)
+    writer.write(GET)
+    await app.waiting.wait()
+
+    closing = asyncio.ensure_future(server.server.close())
+    data = await reader.read(-1)
+    await closing
+
+    assert len(data) > 12_000_000
+    writer.close()

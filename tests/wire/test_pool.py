@@ -153,14 +153,30 @@ async def test_one_who_gives_up_late_does_not_touch_the_next_exchange():
     pool = Pool(loop=loop)
     connection, transport = a_connection(pool, loop=loop)
     first = connection.exchange(b"1", b"", head_only=False, wait_s=5)
+    await asyncio.sleep(0)
     connection.data_received(OK)
     assert pool.take(HERE) is connection
     second = connection.exchange(b"2", b"", head_only=False, wait_s=5)
     connection.give_up(first)
     assert not transport.aborted
+    await asyncio.sleep(0)
     connection.data_received(OK)
     assert (await first).body == (await second).body == b"ok"
     pool.close()
+
+
+async def test_an_answer_that_came_before_the_request_left_is_nobodys():
+    loop = asyncio.get_running_loop()
+    pool = Pool(loop=loop)
+    connection, transport = a_connection(pool, loop=loop)
+    waiter = connection.exchange(b"1", b"", head_only=False, wait_s=5)
+    connection.data_received(OK)
+
+    outcome = await waiter
+    assert not outcome.delivered
+    assert connection.unanswered
+    assert transport.aborted
+    assert len(pool) == 0
 
 
 async def test_an_answer_to_one_who_was_cancelled_closes_the_connection():
@@ -168,6 +184,7 @@ async def test_an_answer_to_one_who_was_cancelled_closes_the_connection():
     pool = Pool(loop=loop)
     connection, transport = a_connection(pool, loop=loop)
     waiter = connection.exchange(b"1", b"", head_only=False, wait_s=5)
+    await asyncio.sleep(0)
     waiter.cancel()
     connection.data_received(OK)
     assert transport.aborted

@@ -108,7 +108,7 @@ class Request:
         self.whole = False
         self.gone = False
         self._want_more = want_more
-        self._received = b""
+        self._received: bytes | bytearray = b""
         self._held_bytes = 0
         self._arrived: asyncio.Event | None = None
 
@@ -116,7 +116,12 @@ class Request:
 
     def arrive(self, chunk: bytes) -> int:
         """Take a piece of the body; how many bytes there are now."""
-        self._received = self._received + chunk if self._received else chunk
+        if not self._received:
+            self._received = chunk
+        else:
+            if isinstance(self._received, bytes):
+                self._received = bytearray(self._received)
+            self._received += chunk
         if self._arrived is not None:
             self._arrived.set()
         return len(self._received)
@@ -175,11 +180,13 @@ class Request:
         if not self.whole:
             await self._arrival(api)
         self._hold(api)
-        return self._received
+        return bytes(self._received)
 
     def release(self, api: Api) -> None:
-        """Count the body as no longer held."""
+        """Let go of the body, and count it as no longer held."""
         api.received_bytes -= self._held_bytes
+        self._held_bytes = 0
+        self._received = b""
 
     def _hold(self, api: Api) -> None:
         api.received_bytes += len(self._received) - self._held_bytes

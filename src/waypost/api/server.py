@@ -46,6 +46,7 @@ CLOSE_S_MAX: Final = 10
 """An answer that was written must be read in this time once the connection is to close."""
 DRAIN_S_MAX: Final = 5
 SWEEP_S: Final = 1.0
+UNSENT_POLL_S: Final = 0.02
 BACKLOG: Final = 2_048
 UNREAD_BYTES_MAX: Final = 65_536
 """How much of a body is taken in before the application asks for it."""
@@ -93,7 +94,10 @@ class _Protocol(asyncio.Protocol):
         self._refusal: bytes | None = None
         self._head_bytes = 0
         self._barren_bytes = 0
+        self._advanced = False
         self._body_bytes = 0
+        self._stalled_bytes = 0
+        self._hung_up = False
         self._hosts = 0
         self._url = b""
         self._header: list[tuple[bytes, bytes]] = []
@@ -128,15 +132,21 @@ class _Protocol(asyncio.Protocol):
         if exchange is None or exchange.answered or not exchange.request.whole:
             return False
         self._deaf = True
+        if self._pipeline and not self._pipeline[-1].request.whole:
+            self._pipeline.pop().request.lose()
         (self._pipeline[-1] if self._pipeline else exchange).keep_alive = False
+        self.deadline_s = NEVER
         return True
 
     def pause_writing(self) -> None:
+        """A caller who does not read his answers is not read either."""
         self._writable = False
+        self._pause_reading()
+        self._await_reader()
 
     def resume_writing(self) -> None:
         self._writable = True
-        if self._exchange is not None and self._exchange.answered:
+        if self._exchange is not None and self._exchange.answered and not self._hung_up:
             self._go_on()
 
     def data_received(self, data: bytes) -> None:
@@ -146,6 +156,7 @@ class _Protocol(asyncio.Protocol):
             self._refuse(problems.answer(Busy("too many connections, try again")))
             return
         body_bytes = self._body_bytes
+        self._advanced = False
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
@@ -157,16 +168,22 @@ class _Protocol(asyncio.Protocol):
             else:
                 self._refuse(problems.answer(Invalid(f"malformed request: {error}")))
             return
-        if self._in_head or (self._in_body and self._body_bytes == body_bytes):
+        if self._advanced or self._body_bytes != body_bytes:
+            self._barren_bytes = 0
+        elif self._in_head or self._in_body:
             # The parser gathers a field, a chunk extension or a trailer that has no end yet.
             self._barren_bytes += len(data)
             if self._barren_bytes > self._head_bytes_max:
                 self._refuse(problems.answer(self._too_large()))
 
     def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
+        while True:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                offset = upgrade.args[0]
+            else:
+                return
             # httptools has passed over the body; a new parser reads the same
             # request again without its offer.
             method = self._parser.get_method()
@@ -176,7 +193,7 @@ class _Protocol(asyncio.Protocol):
                 b"%b: %b\r\n" % (name, value) for name, value in self._header if name != b"upgrade"
             ]
             self._parser = _a_parser(self)
-            self._feed(b"".join([*lines, b"\r\n", data[upgrade.args[0] :]]))
+            data = b"".join([*lines, b"\r\n", data[offset:]])
 
     # What the parser finds.
 
@@ -185,7 +202,8 @@ class _Protocol(asyncio.Protocol):
         self._header = []
         self._expects_continue = False
         self._in_head = True
-        self._head_bytes = self._barren_bytes = self._hosts = 0
+        self._head_bytes = self._hosts = 0
+        self._barren_bytes = 0
         self.deadline_s = self._loop.time() + HEAD_S_MAX
 
     def on_url(self, url: bytes) -> None:
@@ -227,7 +245,7 @@ class _Protocol(asyncio.Protocol):
         path, _, query = target.partition(b"?")
         self._in_head = False
         self._in_body = True
-        self._barren_bytes = 0
+        self._barren_bytes = -self._head_bytes  # the head is in this read, or was counted before
         self.deadline_s = NEVER
         request = Request(
             method=method,
@@ -240,7 +258,7 @@ class _Protocol(asyncio.Protocol):
         exchange = _Exchange(
             request,
             keep_alive=version == "1.1" and parser.should_keep_alive(),
-            expects_continue=self._expects_continue,
+            expects_continue=self._expects_continue and version == "1.1",
         )
         if self._exchange is None or self._exchange.answered:
             self._begin(exchange)
@@ -259,6 +277,7 @@ class _Protocol(asyncio.Protocol):
             self._upgrading = False
             return
         self._in_body = False
+        self._advanced = True
         self._newest().request.finish()
 
     # What follows.
@@ -326,13 +345,12 @@ class _Protocol(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         if not exchange.keep_alive:
-            self._hang_up(linger=not exchange.request.whole)
+            unread = self._in_head or self._in_body or self._pipeline or not self._reading
+            self._hang_up(linger=bool(unread))
         elif not self._writable:
-            # A caller who does not read his answers is not read either.
-            self._pause_reading()
-            self.deadline_s = self._loop.time() + WRITE_S_MAX
+            self._await_reader()
         elif self._pipeline:
-            self._resume_reading()
+            # Reading goes on once this is empty, or a body that is not whole is asked for.
             self._begin(self._pipeline.popleft())
         elif self._refusal is not None:
             self._send(self._refusal)
@@ -343,7 +361,10 @@ class _Protocol(asyncio.Protocol):
 
     def overdue(self) -> None:
         """Close a connection on which nothing goes on; abort it where its caller does not read."""
-        if self.transport.is_closing() or self._deaf or not self._writable:
+        left_bytes = self.transport.get_write_buffer_size()
+        if 0 < left_bytes < self._stalled_bytes:  # he reads, if slowly
+            self._await_reader()
+        elif self.transport.is_closing() or self._deaf or not self._writable:
             self.transport.abort()
         elif self._exchange is None or self._exchange.answered:
             self._hang_up(linger=False)
@@ -352,6 +373,8 @@ class _Protocol(asyncio.Protocol):
 
     def finish(self) -> None:
         """Accept no further request; hang up once there is nothing to answer."""
+        if self._hung_up:
+            return
         if self._exchange is None or self._exchange.answered:
             self._hang_up(linger=False)
         else:
@@ -383,15 +406,22 @@ class _Protocol(asyncio.Protocol):
         `linger` where the caller may still be sending: to close on unread bytes
         resets the connection, and takes the answer with it.
         """
-        self._deaf = True
+        self._deaf = self._hung_up = True
         self._flush()
+        self._stalled_bytes = self.transport.get_write_buffer_size()
         if linger and not self.transport.is_closing():
             self._resume_reading()
             self.transport.write_eof()
-            self.deadline_s = self._loop.time() + LINGER_S
+            wait_s = CLOSE_S_MAX if self._stalled_bytes else LINGER_S
         else:
             self.transport.close()
-            self.deadline_s = self._loop.time() + CLOSE_S_MAX
+            wait_s = CLOSE_S_MAX
+        self.deadline_s = self._loop.time() + wait_s
+
+    def _await_reader(self) -> None:
+        """Give the caller time to read something of what was written."""
+        self._stalled_bytes = self.transport.get_write_buffer_size()
+        self.deadline_s = self._loop.time() + WRITE_S_MAX
 
     def _pause_reading(self) -> None:
         if self._reading:
@@ -474,17 +504,25 @@ class HttpServer:
             _done, late = await asyncio.wait(self._answers, timeout=drain_s_max)
             for task in late:
                 task.cancel()
+        await self._delivered(until_s=self._loop.time() + drain_s_max)
         if self._sweep is not None:
             self._sweep.cancel()
         for connection in list(self.connections):
             connection.transport.abort()
 
+    async def _delivered(self, *, until_s: float) -> None:
+        """Wait until what was answered has left, as far as the callers read it."""
+        while self._loop.time() < until_s and any(  # noqa: ASYNC110 -- a transport tells nobody
+            connection.transport.get_write_buffer_size() for connection in self.connections
+        ):
+            await asyncio.sleep(UNSENT_POLL_S)
+
     def look_after(self) -> None:
         """Close what is overdue, once a second."""
         if self._sweep is not None:
             self._sweep.cancel()
+        self._sweep = self._loop.call_later(SWEEP_S, self.look_after)
         now_s = self._loop.time()
         for connection in list(self.connections):
             if connection.deadline_s < now_s:
                 connection.overdue()
-        self._sweep = self._loop.call_later(SWEEP_S, self.look_after)

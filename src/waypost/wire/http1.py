@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_parser",
         "_pool",
+        "_sent",
         "_status",
         "_timer",
         "_transport",
@@ -124,7 +125,7 @@ class Connection(asyncio.Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
         self._status = self._body_bytes = self._wire_bytes = self._informational = 0
-        self._complete = self._keep = self._truncated = self.unanswered = False
+        self._complete = self._keep = self._truncated = self.unanswered = self._sent = False
         self._waiter = waiter = self._loop.create_future()
         self._timer = self._loop.call_later(wait_s, self._expire)
         transport = self._transport
@@ -133,10 +134,17 @@ class Connection(asyncio.Protocol):
         elif len(body) <= JOIN_BYTES_MAX:
             # After all that is ready now: requests then leave in bursts, and the receiver
             # is woken once for many of them (docs/decisions/0006-the-hot-path.md).
-            self._loop.call_soon(transport.write, head + body)
+            self._loop.call_soon(self._write, waiter, head + body)
         else:
+            self._sent = True
             transport.writelines((head, body))
         return waiter
+
+    def _write(self, waiter: asyncio.Future[Outcome], data: bytes) -> None:
+        """Write a request, if somebody still waits for its answer."""
+        if self._waiter is waiter and self._transport is not None:
+            self._sent = True
+            self._transport.write(data)
 
     def give_up(self, waiter: asyncio.Future[Outcome]) -> None:
         """Close the connection if the exchange that `waiter` waits for is still under way.
@@ -163,6 +171,9 @@ class Connection(asyncio.Protocol):
         if self._waiter is None:  # nobody asked: it is no answer to what we send next
             self._pool.forget(self)
             self.abandon()
+            return
+        if not self._sent:  # nor is it an answer to what has not left yet
+            self._lose("closed")
             return
         if self._wire_bytes == 0:
             self._is_1_1 = data.startswith(b"HTTP/1.1 ")
@@ -294,6 +305,7 @@ class Connection(asyncio.Protocol):
                 truncated=self._truncated,
             )
         )
+        self._forget()
 
     def _fail(self, why: str, *, host_down: bool = False) -> None:
         waiter = self._waiter
@@ -308,7 +320,12 @@ class Connection(asyncio.Protocol):
                     host_down=host_down,
                 )
             )
+        self._forget()
         self.abandon()
+
+    def _forget(self) -> None:
+        """Let go of the answer: the connection may live on, and it is the outcome's now."""
+        self._header, self._fields, self._body = [], [], []
 
     def _lose(self, how: str) -> None:
         if self._wire_bytes == 0:
