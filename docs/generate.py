@@ -9,6 +9,7 @@
 | metrics.md   | `waypost.telemetry`                |
 | routes.md    | `waypost.api.app.ROUTES`           |
 | lifecycle.md | `waypost.domain.message.NEXT`      |
+| schema.sql   | the sum of the SQLite migrations   |
 | decisions/   | the titles of its pages            |
 """
 
@@ -17,9 +18,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import apsw
+
 from waypost import settings, telemetry
 from waypost.api.app import LATER, ROUTES, Needs
 from waypost.domain.message import NEXT, Event, State
+from waypost.store.sqlite.database import migrate, schema
 
 HERE = Path(__file__).parent
 
@@ -229,11 +233,19 @@ def page(title: str, *parts: str) -> str:
     return "\n\n".join([f"# {title}", WRITTEN_BY, *parts]) + "\n"
 
 
+def sqlite_schema() -> str:
+    """What the migrations add up to, kept beside them to be read."""
+    db = apsw.Connection(":memory:")
+    migrate(db)
+    return schema(db)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "metrics.md": metrics_page,
     "routes.md": routes_page,
     "lifecycle.md": lifecycle_page,
+    "../src/waypost/store/sqlite/schema.sql": sqlite_schema,
     "decisions/README.md": decisions_page,
 }
 

@@ -9,7 +9,6 @@ from waypost.domain.destination import (
     ToApi,
     ToGroup,
     ToUrl,
-    host_of,
     origin_of,
     read_destination,
     unknown_group,
@@ -203,7 +202,7 @@ def test_no_bytes_are_more_than_refused(rest, query):
 )
 def test_an_origin_has_one_spelling(url, key, host):
     assert origin_of(url).key == key
-    assert host_of(url) == host
+    assert origin_of(url).host == host
 
 
 def test_an_unknown_group_is_named_and_a_bare_host_is_told_about_schemes():  # W32

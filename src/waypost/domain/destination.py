@@ -163,11 +163,6 @@ def origin_of(url: str) -> Origin:
     return _origin(url[: end if question < 0 else question])
 
 
-def host_of(url: str) -> str:
-    """The host of a URL, in lower case and without brackets."""
-    return origin_of(url).host
-
-
 @lru_cache(maxsize=4096)
 def _origin(beginning: str) -> Origin:
     """Read `https://user@example.com:8443`.  Cached by it, for paths are many and hosts are few."""

@@ -9,8 +9,8 @@ from waypost.domain.errors import Invalid
 from waypost.domain.ids import dead_letter_id
 from waypost.store.protocol import DeadLetter, DeadLetterPage
 from waypost.store.sqlite.database import query
-from waypost.store.sqlite.log import decode_detail, decode_message, read_cursor
-from waypost.store.sqlite.messages import body_of
+from waypost.store.sqlite.log import decode_detail, read_cursor
+from waypost.store.sqlite.messages import body_of, decode_message
 
 _SELECT = (
     "SELECT l.failed_ms, l.number, l.detail, m.number, m.facts FROM dead_letter l"

@@ -5,9 +5,10 @@ import msgspec
 
 from waypost.domain.attempt import Outcome
 from waypost.domain.errors import Invalid
-from waypost.domain.message import Logged, Message
+from waypost.domain.message import Logged
 from waypost.store.protocol import LogEntry, LogFilter, LogPage
 from waypost.store.sqlite.database import query
+from waypost.store.sqlite.messages import body_of, decode_message
 
 LOOKED_AT_MAX = 20_000
 """Entries that a page looks at for those of a state: then it ends, with a cursor."""
@@ -25,7 +26,6 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 decode_detail = msgspec.json.Decoder(Detail).decode
-decode_message = msgspec.json.Decoder(Message).decode
 
 
 def answer_of(outcome: Outcome, *, why: str | None = None) -> Detail:
@@ -82,8 +82,7 @@ def page(
         db, sql, (*values, count_max + 1)
     ):
         detail = Detail() if raw is None else decode_detail(raw)
-        found = query(db, "SELECT bytes FROM body WHERE number = ?", (message_number,)).fetchone()
-        body = b"" if found is None else found[0]
+        body = body_of(db, message_number)
         room -= len(facts) + len(body) + len(raw or b"")
         if entries and (len(entries) == count_max or room < 0):
             return LogPage(entries, entries[-1].cursor)
