@@ -8,6 +8,7 @@ from waypost.domain.message import Logged
 from waypost.domain.places import Places, Sign
 from waypost.store.protocol import (
     Accepted,
+    Births,
     Claim,
     Draft,
     LogEntry,
@@ -25,18 +26,16 @@ class Bench:
         self.store = store
         self.places = places or some_places()
         self.born: list[Claim] = []
+        self.births = Births(self.places, self.born.append)
 
     async def add(self, *drafts: Draft, now_ms: int = T0) -> list[Accepted]:
-        return await self.store.add(
-            drafts, places=self.places, hand_over=self.born.append, now_ms=now_ms
-        )
+        return await self.store.add(drafts, births=self.births, now_ms=now_ms)
 
     async def add_waiting(self, *drafts: Draft, now_ms: int = T0) -> list[Accepted]:
         """Add messages of which none is claimed at birth."""
         accepted = await self.store.add(
             drafts,
-            places=some_places(count_max=0),
-            hand_over=self.born.append,
+            births=Births(some_places(count_max=0), self.born.append),
             now_ms=now_ms,
         )
         assert not self.born
@@ -58,9 +57,12 @@ class Bench:
         *,
         now_ms: int = T0,
         sign: Sign = Sign.WELL,
+        callbacks: Sequence[Draft] = (),
     ) -> Logged:
         give_back_place(self.places, claim, sign)
-        return await self.store.settle(claim, verdict, outcome, now_ms=now_ms)
+        return await self.store.settle(
+            claim, verdict, outcome, callbacks=callbacks, births=self.births, now_ms=now_ms
+        )
 
     async def deliver(self, claim: Claim, *, now_ms: int = T0) -> Logged:
         return await self.end(claim, Delivered(), OK, now_ms=now_ms)

@@ -19,6 +19,7 @@ from waypost.domain.message import Logged
 from waypost.domain.places import SUSPECT_AFTER, Places, Sign
 from waypost.store.protocol import (
     Accepted,
+    Births,
     Cancelled,
     Claim,
     Claimed,
@@ -159,9 +160,8 @@ class History:
             chance = dice.random()
             if chance < 0.33:
                 drafts = [self.draft() for _ in range(dice.choice((1, 1, 1, 3)))]
-                add = self.store.add(
-                    drafts, places=self.places, hand_over=born.append, now_ms=now_ms
-                )
+                births = Births(self.places, born.append)
+                add = self.store.add(drafts, births=births, now_ms=now_ms)
                 calls.append((3, drafts, add))
             elif chance < 0.6 and not any(order == 4 for order, _, _ in calls):
                 calls.append((4, None, self.claim(dice.choice((1, 3, 12)))))
@@ -170,7 +170,8 @@ class History:
                 at_ms = now_ms + dice.choice((0, 7, 40))
                 verdict: Verdict = dice.choice((Delivered(), TryAgain(at_ms), GiveUp("why")))
                 outcome = OK if isinstance(verdict, Delivered) else ERROR
-                settle = self.store.settle(claim, verdict, outcome, now_ms=now_ms)
+                births = Births(self.places, born.append)
+                settle = self.store.settle(claim, verdict, outcome, births=births, now_ms=now_ms)
                 calls.append((0, (claim, verdict), settle))
             elif chance < 0.9 and model.in_flight:
                 claim = self.end(Sign.NONE)
@@ -210,7 +211,10 @@ class History:
         for _ in range(1_000):
             while model.in_flight:
                 claim = self.end(Sign.WELL)
-                settled = await self.store.settle(claim, Delivered(), OK, now_ms=model.now_ms)
+                births = Births(self.places, lambda _claim: None)
+                settled = await self.store.settle(
+                    claim, Delivered(), OK, births=births, now_ms=model.now_ms
+                )
                 model.settled(claim, Delivered(), settled)
             left = model.may_go()
             if not left:

@@ -10,7 +10,8 @@ import apsw
 import pytest
 
 from tests.store.bench import Bench, queued
-from tests.support.factory import DAY, HOUR, T0, a_draft, some_places
+from tests.support.factory import DAY, HOUR, OK, T0, a_callback, a_draft, some_places
+from waypost.domain.attempt import Delivered
 from waypost.domain.errors import Invalid, NotFound, StoreBroken, StoreFull, StoreUnavailable
 from waypost.domain.message import Logged
 from waypost.domain.places import Sign
@@ -564,7 +565,8 @@ async def test_no_statement_of_the_hot_path_scans_a_table() -> None:
     await bench.add(a_draft(dedup_key="id:a"), *queued(count=3), a_draft(delay_ms=HOUR))
     [first, second] = bench.born
     await bench.retry(first, at_ms=T0 + 1)
-    await bench.deliver(second)
+    await bench.end(second, Delivered(), OK, callbacks=[a_callback(second.message)])
+    await bench.deliver(bench.born[2])
     await bench.claim(now_ms=T0 + 1)
     await bench.store.cancel("acme", first.message.id, now_ms=T0)
     store.writer.db.trace_v2(0)

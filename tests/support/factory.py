@@ -3,7 +3,10 @@
 from itertools import count
 from typing import Any
 
+from msgspec.structs import replace
+
 from waypost.domain.attempt import Outcome
+from waypost.domain.callbacks import Report
 from waypost.domain.destination import origin_of
 from waypost.domain.ids import message_id
 from waypost.domain.message import Message
@@ -51,6 +54,19 @@ def a_draft(
         dedup_key=dedup_key,
         dedup_until_ms=message.created_ms + window_ms,
     )
+
+
+def a_callback(
+    source: Message,
+    *,
+    report: Report | None = None,
+    url: str = "https://me.test/done",
+    **facts: Any,
+) -> Draft:
+    """A callback about a message, which is awaited where that is in a queue."""
+    facts.setdefault("awaited_by", source.queue)
+    draft = a_draft(url=url, tenant=source.tenant, callback_of=source.id, **facts)
+    return replace(draft, body=b"", report=report or Report(status=200, body=b"ok"))
 
 
 def some_places(

@@ -12,8 +12,13 @@ SUSPECTS = "suspects"
 def lane_of(queue: str | None, host: str, *, suspect: bool = False) -> str:
     """The lane's name within its tenant."""
     if queue is not None:
-        return f"{QUEUE}{queue}"
+        return queue_lane(queue)
     return SUSPECTS if suspect else f"{HOST}{host}"
+
+
+def queue_lane(queue: str) -> str:
+    """The lane that a queue is."""
+    return f"{QUEUE}{queue}"
 
 
 def queue_of(lane: str) -> str | None:

@@ -10,11 +10,32 @@ from enum import StrEnum
 from msgspec import Struct
 
 
+class Callback(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who is told of an attempt, or of the failure of a message, and how (contract section 5)."""
+
+    url: str
+    method: str = "POST"
+    header: dict[str, list[str]] = {}
+    retries_max: int
+    retry_delay: str | None = None
+    timeout_ms: int
+    delay_ms: int = 0
+    not_before_ms: int = 0
+    queue: str | None = None
+    labels: list[str] = []
+
+
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The facts of one message, fixed at acceptance.  The body is kept beside it.
 
     `header` maps canonical names to values: what is forwarded to the
-    destination, and what `GET /v2/messages/{id}` shows (W21, W22).
+    destination, and what `GET /v2/messages/{id}` shows (W21, W22).  `group` and
+    `endpoint` are names: the URL group that it was published to, and which of
+    its endpoints this is.  `api` is the name of a built-in API, whose address
+    is the operator's (D9); `url` then reads `api/llm`.
+
+    A callback tells of an attempt of the message `callback_of`.  `awaited_by` is
+    the queue that keeps that message's place until this callback has ended (D24).
     """
 
     tenant: str
@@ -31,6 +52,13 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     labels: list[str] = []
     caller_ip: str | None = None
     hops: int = 0
+    group: str | None = None
+    endpoint: str | None = None
+    api: str | None = None
+    callback: Callback | None = None
+    failure_callback: Callback | None = None
+    callback_of: str | None = None
+    awaited_by: str | None = None
 
 
 class State(StrEnum):

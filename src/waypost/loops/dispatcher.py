@@ -8,7 +8,7 @@ from waypost.domain.attempt import Outcome
 from waypost.domain.places import SLOW_MS, Places, Sign
 from waypost.loops.loop import Loop
 from waypost.services.delivery import Delivery
-from waypost.store.protocol import Claim, Deliveries, give_back_place
+from waypost.store.protocol import Births, Claim, Deliveries, give_back_place
 from waypost.telemetry import Telemetry
 
 POLL_MS = 1_000
@@ -47,6 +47,7 @@ class Dispatcher:
         self._deliveries = deliveries
         self._delivery = delivery
         self._places = places
+        self.births = Births(places, self.hand_over)
         self._clock = clock
         self._telemetry = telemetry
         self._in_hand: dict[asyncio.Task[None], _Attempt] = {}
@@ -129,7 +130,7 @@ class Dispatcher:
         outcome = await self._delivery.attempt(attempt.claim)
         took_ms = self._clock.now_ms() - attempt.started_ms
         self._give_back(attempt, _sign_of(outcome, took_ms=took_ms))
-        await self._delivery.settle(attempt.claim, outcome)
+        await self._delivery.settle(attempt.claim, outcome, births=self.births)
 
     def _give_back(self, attempt: _Attempt, sign: Sign) -> None:
         attempt.placed = False

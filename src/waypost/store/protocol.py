@@ -1,7 +1,7 @@
 """The home of what a store promises.  These docstrings are its law.
 
-An engine keeps messages, deliveries, the log, dead letters, queues, tenants
-and keys; `waypost.store.sqlite` is one.  Every engine passes the suite in
+An engine keeps messages, deliveries, the log, dead letters, queues, URL groups,
+tenants and keys; `waypost.store.sqlite` is one.  Every engine passes the suite in
 `tests/store`.
 
 - What a call has returned is on disk: a 2xx may follow.
@@ -27,20 +27,24 @@ from typing import Protocol
 from msgspec import Struct
 
 from waypost.domain.attempt import Outcome, Verdict
+from waypost.domain.callbacks import Report
 from waypost.domain.message import Logged, Message
 from waypost.domain.places import SUSPECT_AFTER, Places, Sign
 from waypost.domain.signing import SigningKeys
+from waypost.domain.url_groups import UrlGroup
 
 
 class Draft(Struct, frozen=True, kw_only=True):
     """A message that asks to be accepted.
 
-    `dedup_key` is None where the publisher asked for no deduplication; else the
-    key is taken until `dedup_until_ms`.
+    A callback has a `report` in place of a body, which is built from it and the
+    message that it is about.  `dedup_key` is None where the publisher asked for no
+    deduplication; else the key is taken until `dedup_until_ms`.
     """
 
     message: Message
-    body: bytes
+    body: bytes = b""
+    report: Report | None = None
     host: str
     dedup_key: str | None = None
     dedup_until_ms: int = 0
@@ -61,6 +65,14 @@ class Claim(Struct, frozen=True, kw_only=True):
     host: str
     retried: int = 0
     interrupted: int = 0
+
+
+class Births(Struct, frozen=True):
+    """What a store needs to let messages be born claimed: the places that they take, and
+    who is given the claims."""
+
+    places: Places
+    hand_over: Callable[[Claim], None]
 
 
 def take_place(places: Places, claim: Claim) -> None:
@@ -231,11 +243,13 @@ class Deliveries(Protocol):
         self,
         drafts: Sequence[Draft],
         *,
-        places: Places,
-        hand_over: Callable[[Claim], None],
+        births: Births,
         now_ms: int,
     ) -> list[Accepted]:
         """Accept all of the drafts, or none; durable when it returns.
+
+        Drafts whose bodies are one object share one row of it: a fan-out keeps its
+        body once.
 
         A draft whose dedup key is taken at `now_ms` is not accepted: it is
         answered with the id of the first, also where that one came in the same
@@ -246,8 +260,8 @@ class Deliveries(Protocol):
         not-before, sequence); acceptance never goes back within a queue (D23).
 
         A message that is due, whose lane has room and nothing older waiting,
-        may be born claimed, its place taken from `places`: the claim is given
-        to `hand_over` once it is durable, also when the caller has gone.  At
+        may be born claimed, its place taken from `births`: the claim is handed
+        over once it is durable, also when the caller has gone.  At
         most half of the free places go that way while any other lane is ready.
 
         Raises StoreFull when free space is below the watermark.
@@ -268,14 +282,25 @@ class Deliveries(Protocol):
         ...
 
     async def settle(
-        self, claim: Claim, verdict: Verdict, outcome: Outcome, *, now_ms: int
+        self,
+        claim: Claim,
+        verdict: Verdict,
+        outcome: Outcome,
+        *,
+        callbacks: Sequence[Draft] = (),
+        births: Births,
+        now_ms: int,
     ) -> Logged:
         """Record how an attempt ended, with all that follows, in one transaction.
 
         The log entries, the next due time or the end of the delivery, the dead
-        letter, the freed hold.  Answers the log's last word.  A claim that was
-        asked to cancel ends as DELIVERED after a success and as CANCELED else
-        (D16).
+        letter, the freed hold, and the `callbacks`, which are accepted as by `add`.
+        Answers the log's last word.  A claim that was asked to cancel ends as
+        DELIVERED after a success and as CANCELED else; then there is no failure
+        callback (D16).  A report of a failure is given the id of the dead letter.
+
+        The hold of a queue is freed by whatever ends last: the message, or one of
+        its callbacks that names no queue of its own (D24).
 
         Raises StaleClaim when the claim was lost, and then changes nothing.
         """
@@ -322,6 +347,14 @@ class Reader(Protocol):
 
     async def queue(self, tenant: str, name: str) -> Queue | None: ...
 
+    async def url_group(self, tenant: str, name_or_id: str) -> UrlGroup | None:
+        """The URL group of that name, or of that id (D8)."""
+        ...
+
+    async def url_groups(self, tenant: str) -> list[UrlGroup]:
+        """All of the tenant's URL groups, in the order of their names."""
+        ...
+
     async def tenants(self) -> list[Tenant]: ...
 
     async def tokens(self) -> list[Token]: ...
@@ -333,6 +366,31 @@ class Reader(Protocol):
 
     async def pulse(self, *, now_ms: int) -> Pulse:
         """How the store is.  Raises StoreUnavailable when it is away."""
+        ...
+
+
+ChangeOfGroup = Callable[[UrlGroup | None], UrlGroup | None]
+"""What is to become of a URL group; None where there is none, and where there is to be none."""
+
+
+class UrlGroups(Protocol):
+    """URL groups.  What changes them is the domain's; that no change is lost is the store's."""
+
+    async def change_url_group(
+        self, tenant: str, name_or_id: str, change: ChangeOfGroup
+    ) -> UrlGroup | None:
+        """Put in the place of a group what `change` makes of it; durable when it returns.
+
+        `change` is given the group of that name or id as it is now, and nothing
+        changes it in between: changes that are asked for at the same moment are
+        made one after the other, each seeing what the one before has made.  It
+        may be called more than once for one change, and only its last answer
+        counts.  It keeps the id and the name of a group that is there.
+
+        Answers what is kept now.  What `change` raises reaches this caller alone,
+        and nothing is changed.  Messages that were published to the group stay
+        as they are.
+        """
         ...
 
 
@@ -370,5 +428,5 @@ class Upkeep(Protocol):
         ...
 
 
-class Store(Deliveries, Reader, Upkeep, Protocol):
+class Store(Deliveries, Reader, UrlGroups, Upkeep, Protocol):
     """What a server asks of an engine."""

@@ -3,16 +3,18 @@
 All calls that wait at one moment are gathered, and then written table by table.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import apsw
 import msgspec
 
+from waypost.domain import callbacks
 from waypost.domain.lanes import lane_of
 from waypost.domain.message import Message
-from waypost.domain.places import Places
-from waypost.store.protocol import Accepted, Claim, Draft
+from waypost.store.protocol import Accepted, Births, Claim, Draft
 from waypost.store.sqlite import lanes
 from waypost.store.sqlite.database import insert, query
 from waypost.store.sqlite.writer import Batch
@@ -22,30 +24,33 @@ encode = msgspec.json.encode
 
 class Add(msgspec.Struct, frozen=True):
     drafts: Sequence[Draft]
-    places: Places
-    hand_over: Callable[[Claim], None]
+    births: Births
     now_ms: int
 
 
 def add(batch: Batch, calls: list[Add]) -> list[list[Accepted]]:
     """Accept drafts; see `Deliveries.add`."""
-    return _Adding(batch, calls[0].places, max(call.now_ms for call in calls)).run(calls)
+    adding = Adding(batch, calls[0].births, now_ms=max(call.now_ms for call in calls))
+    accepted = [adding.accept_all(call.drafts, now_ms=call.now_ms) for call in calls]
+    adding.write()
+    return accepted
 
 
-class _Adding:
+class Adding:
     """What one batch of adds gathers, and then writes table by table.
 
     `now_ms` is the latest of its calls': what is due to one of them may not be
     overtaken by another that came a moment earlier.
     """
 
-    def __init__(self, batch: Batch, places: Places, now_ms: int) -> None:
+    def __init__(self, batch: Batch, births: Births, *, now_ms: int) -> None:
         self.batch = batch
         self.db = batch.db
-        self.places = places
+        self.births = births
+        self.places = births.places
         self.now_ms = now_ms
         self.token = batch.numbers.next()
-        self.quota = places.free
+        self.quota = self.places.free
         if lanes.is_ready(self.db, now_ms=now_ms):
             self.quota //= 2
         self.open: dict[tuple[str, str], int] = {}
@@ -58,25 +63,59 @@ class _Adding:
         self.holds: list[tuple[Any, ...]] = []
         self.events: list[tuple[Any, ...]] = []
 
-    def run(self, calls: list[Add]) -> list[list[Accepted]]:
-        results = [[self._accept(draft, call) for draft in call.drafts] for call in calls]
+    def accept_all(self, drafts: Sequence[Draft], *, now_ms: int) -> list[Accepted]:
+        """Accept the drafts of one call; those with one body share its row."""
+        if len(drafts) == 1:
+            return [self._accept(drafts[0], now_ms)]
+        uses = Counter(id(draft.body) for draft in drafts if draft.body)
+        shared: dict[int, int] = {}
+        accepted = []
+        for draft in drafts:
+            of = id(draft.body)
+            if uses[of] > 1:
+                accepted.append(self._accept(draft, now_ms, shared_body=shared.get(of, 0)))
+                if not accepted[-1].deduplicated:
+                    shared.setdefault(of, self.messages[-1][2])
+            else:
+                accepted.append(self._accept(draft, now_ms))
+        return accepted
+
+    def accept_callback(self, draft: Draft, source: Claim, *, now_ms: int) -> None:
+        """Accept a callback; `source` is the attempt that it tells of."""
+        self._accept(draft, now_ms, source=source)
+
+    def write(self) -> None:
+        """Write what was accepted."""
         insert(self.db, "message", self.messages)
         insert(self.db, "body", self.bodies)
         insert(self.db, "delivery", self.deliveries)
         insert(self.db, "hold", self.holds)
         insert(self.db, "event", self.events)
         lanes.join(self.batch, self.waiting, self.queues_waiting, now_ms=self.now_ms)
-        return results
 
-    def _accept(self, draft: Draft, call: Add) -> Accepted:
+    def _accept(
+        self,
+        draft: Draft,
+        now_ms: int,
+        *,
+        shared_body: int | None = None,
+        source: Claim | None = None,
+    ) -> Accepted:
+        """Accept one draft.  `shared_body` is the number under which its body is kept for
+        several messages, 0 where this is the first of them."""
         message = draft.message
         if draft.dedup_key is not None:
-            first = _take_dedup_key(self.db, draft, now_ms=call.now_ms)
+            first = _take_dedup_key(self.db, draft, now_ms=now_ms)
             if first is not None:
                 return Accepted(message_id=first, deduplicated=True)
         numbers = self.batch.numbers
         number = numbers.next()
-        tenant, now_ms = message.tenant, call.now_ms
+        tenant = message.tenant
+        body = kept = draft.body
+        if draft.report is not None:
+            assert source is not None, message.id
+            body = callbacks.body(draft.report, source.message, source.body)
+            kept = encode(draft.report)
         lane = lane_of(message.queue, draft.host)
         place = (tenant, lane)
         room = self.open.get(place)
@@ -87,15 +126,18 @@ class _Adding:
             due_ms = max(due_ms, self.accepted_ms[place])
         token = None
         if due_ms <= self.now_ms and room:
-            if self.quota > 0 and not self.places.refusal(draft.host, size=len(draft.body)):
+            if self.quota > 0 and not self.places.refusal(draft.host, size=len(body)):
                 token = self.token
                 self.quota -= 1
                 self.open[place] = room - 1
             else:
                 self.open[place] = 0
-        self.messages.append((tenant, message.id, number, encode(message)))
-        if draft.body:
-            self.bodies.append((number, draft.body))
+        if kept and not shared_body:
+            self.bodies.append((number, kept))
+        if shared_body is not None:
+            shared_body = shared_body or number
+        of = None if source is None else source.number
+        self.messages.append((tenant, message.id, number, encode(message), shared_body, of))
         holding = int(token is not None and message.queue is not None)
         self.deliveries.append(
             (number, tenant, message.id, lane, draft.host, due_ms, token, holding, 0, 0, 0)
@@ -105,11 +147,9 @@ class _Adding:
             self.events.append((tenant, now_ms, numbers.next(), message.id, "ACTIVE", None))
             if holding:
                 self.holds.append((tenant, lane, number))
-            claim = Claim(
-                number=number, token=token, message=message, body=draft.body, host=draft.host
-            )
+            claim = Claim(number=number, token=token, message=message, body=body, host=draft.host)
             self.batch.take_place(self.places, claim)
-            self.batch.on_commit.append(lambda: call.hand_over(claim))
+            self.batch.on_commit.append(partial(self.births.hand_over, claim))
         elif message.queue is not None:
             self.queues_waiting.add(place)
         else:

@@ -16,7 +16,7 @@ from waypost.domain.places import NODE, SUSPECT_AFTER, Places
 from waypost.store.protocol import Claim, Claimed
 from waypost.store.sqlite import lanes
 from waypost.store.sqlite.database import filled, insert, marks, query, slices
-from waypost.store.sqlite.messages import body_of, decode_message
+from waypost.store.sqlite.messages import FACTS_AND_BODY, whole
 from waypost.store.sqlite.writer import Batch
 
 LANES_VISITED_MAX = 128
@@ -130,18 +130,18 @@ class _Claiming:
 
     def _read(self, tenant: str, lane: str, *, holding: int, count_max: int) -> str | None:
         """Claim up to `count_max` from the head; the resource that stopped us, if one did."""
-        for number, host, retried, interrupted, facts, size in query(
+        for number, host, retried, interrupted, facts, kept in query(
             self.db,
-            "SELECT d.number, d.host, d.retried, d.interrupted, m.facts,"
-            "  (SELECT length(bytes) FROM body b WHERE b.number = d.number)"
+            f"SELECT d.number, d.host, d.retried, d.interrupted, {FACTS_AND_BODY}"
             " FROM delivery d CROSS JOIN message m ON m.tenant = d.tenant AND m.id = d.message_id"
             " WHERE d.tenant = ? AND d.lane = ? AND d.holding = ? AND d.token IS NULL"
             "  AND d.due_ms <= ?"
             " ORDER BY d.due_ms, d.number LIMIT ?",
             (tenant, lane, holding, self.ask.now_ms, min(count_max, self.left)),
         ):
+            message, body = whole(self.db, facts, kept)
             refusal = self.places.refusal(
-                host, size=size or 0, suspect=interrupted >= SUSPECT_AFTER
+                host, size=len(body), suspect=interrupted >= SUSPECT_AFTER
             )
             if refusal is not None:
                 self.places.wait_for(refusal)
@@ -151,8 +151,8 @@ class _Claiming:
             claim = Claim(
                 number=number,
                 token=self.token,
-                message=decode_message(facts),
-                body=body_of(self.db, number) if size else b"",
+                message=message,
+                body=body,
                 host=host,
                 retried=retried,
                 interrupted=interrupted,

@@ -10,10 +10,10 @@ from waypost.domain.ids import dead_letter_id
 from waypost.store.protocol import DeadLetter, DeadLetterPage
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.log import decode_detail, read_cursor
-from waypost.store.sqlite.messages import body_of, decode_message
+from waypost.store.sqlite.messages import FACTS_AND_BODY, whole
 
 _SELECT = (
-    "SELECT l.failed_ms, l.number, l.detail, m.number, m.facts FROM dead_letter l"
+    f"SELECT l.failed_ms, l.number, l.detail, {FACTS_AND_BODY} FROM dead_letter l"
     " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id"
     " WHERE l.tenant = ?"
 )
@@ -49,14 +49,15 @@ def one(db: apsw.Connection, tenant: str, letter_id: str) -> DeadLetter | None:
 
 def _letters(db: apsw.Connection, rows: Iterable[tuple[Any, ...]]) -> list[DeadLetter]:
     letters = []
-    for failed_ms, number, raw, message_number, facts in rows:
+    for failed_ms, number, raw, facts, kept in rows:
         detail = decode_detail(raw)
+        message, body = whole(db, facts, kept)
         letters.append(
             DeadLetter(
                 id=dead_letter_id(failed_ms, number),
                 failed_ms=failed_ms,
-                message=decode_message(facts),
-                body=body_of(db, message_number),
+                message=message,
+                body=body,
                 why=detail.why or "",
                 response_status=detail.status or 0,
                 response_header=detail.header,

@@ -4,10 +4,12 @@ A lane's row says when its turn comes and whether something else holds it up; it
 is worked out anew from what waits whenever something in the lane has changed.
 """
 
+from collections.abc import Iterable
+
 import apsw
 from msgspec import Struct
 
-from waypost.domain.lanes import queue_of
+from waypost.domain.lanes import QUEUE, queue_lane, queue_of
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.writer import Batch
 
@@ -27,9 +29,21 @@ def queue_place(db: apsw.Connection, tenant: str, queue: str) -> QueuePlace:
     [held] = query(
         db,
         "SELECT count(*) FROM hold WHERE tenant = ? AND resource = ?",
-        (tenant, f"queue:{queue}"),
+        (tenant, queue_lane(queue)),
     ).fetchone()
     return QueuePlace(bool(paused), max(0, parallelism - held))
+
+
+def free(db: apsw.Connection, holds: Iterable[tuple[str, str, int]]) -> None:
+    """Give back the places of messages in queues, but for those of messages that are alive
+    or have a callback that is and that waits in no queue of its own (D24)."""
+    db.executemany(
+        "DELETE FROM hold WHERE tenant = ? AND resource = ? AND number = ?"
+        " AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.number = hold.number)"
+        " AND NOT EXISTS (SELECT 1 FROM message m CROSS JOIN delivery d ON d.number = m.number"
+        f"  WHERE m.source = hold.number AND d.lane NOT GLOB '{QUEUE}*')",
+        holds,
+    )
 
 
 def head_due_ms(db: apsw.Connection, tenant: str, lane: str, *, holding: int) -> int | None:

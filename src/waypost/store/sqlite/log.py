@@ -8,7 +8,7 @@ from waypost.domain.errors import Invalid
 from waypost.domain.message import Logged
 from waypost.store.protocol import LogEntry, LogFilter, LogPage
 from waypost.store.sqlite.database import query
-from waypost.store.sqlite.messages import body_of, decode_message
+from waypost.store.sqlite.messages import FACTS_AND_BODY, whole
 
 LOOKED_AT_MAX = 20_000
 """Entries that a page looks at for those of a state: then it ends, with a cursor."""
@@ -64,7 +64,7 @@ def page(
         index = " INDEXED BY event_message"
     elif where.states:
         after = _last_looked_at(db, tenant, before=before)
-    sql = f"SELECT e.time_ms, e.number, e.state, e.detail, m.number, m.facts FROM event e{index}"
+    sql = f"SELECT e.time_ms, e.number, e.state, e.detail, {FACTS_AND_BODY} FROM event e{index}"
     sql += " CROSS JOIN message m ON m.tenant = e.tenant AND m.id = e.message_id"
     sql += " WHERE e.tenant = ? AND (e.time_ms, e.number) < (?, ?)"
     values: list[object] = [tenant, *before]
@@ -78,11 +78,9 @@ def page(
     sql += " ORDER BY e.time_ms DESC, e.number DESC LIMIT ?"
     entries: list[LogEntry] = []
     room = bytes_max
-    for time_ms, number, state, raw, message_number, facts in query(
-        db, sql, (*values, count_max + 1)
-    ):
+    for time_ms, number, state, raw, facts, kept in query(db, sql, (*values, count_max + 1)):
         detail = Detail() if raw is None else decode_detail(raw)
-        body = body_of(db, message_number)
+        message, body = whole(db, facts, kept)
         room -= len(facts) + len(body) + len(raw or b"")
         if entries and (len(entries) == count_max or room < 0):
             return LogPage(entries, entries[-1].cursor)
@@ -91,7 +89,7 @@ def page(
                 cursor=_cursor(time_ms, number),
                 time_ms=time_ms,
                 state=Logged(state),
-                message=decode_message(facts),
+                message=message,
                 body=body,
                 next_delivery_ms=detail.next_delivery_ms,
                 error=detail.error,

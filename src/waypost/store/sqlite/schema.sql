@@ -80,9 +80,13 @@ CREATE TABLE message (
     tenant TEXT    NOT NULL,
     id     TEXT    NOT NULL,
     number INTEGER NOT NULL,
-    facts  BLOB    NOT NULL,
+    facts  BLOB    NOT NULL, body INTEGER, source INTEGER,
     PRIMARY KEY (tenant, id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX message_body ON message (body) WHERE body IS NOT NULL;
+
+CREATE INDEX message_source ON message (source) WHERE source IS NOT NULL;
 
 CREATE TABLE queue (
     tenant      TEXT    NOT NULL,
@@ -110,4 +114,14 @@ CREATE TABLE token (
     read_only  INTEGER NOT NULL,
     created_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE url_group (
+    tenant TEXT NOT NULL,
+    name   TEXT NOT NULL,
+    id     TEXT NOT NULL,
+    facts  BLOB NOT NULL,
+    PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX url_group_id ON url_group (tenant, id);
 

@@ -2,7 +2,7 @@
 
 What follows from each is asked of the domain's table of states (`NEXT`), and
 written in one transaction: log entries, the next due time or the dead letter,
-the freed place of a queue.
+the freed place of a queue, and the callbacks.
 """
 
 from collections.abc import Sequence
@@ -10,17 +10,20 @@ from typing import Any
 
 import apsw
 import msgspec
+from msgspec.structs import replace
 
 from waypost.domain.attempt import Delivered, GiveUp, Outcome, TryAgain, Verdict
 from waypost.domain.errors import StaleClaim
-from waypost.domain.lanes import lane_of
-from waypost.domain.message import NEXT, Event, Logged, State
-from waypost.domain.places import INTERRUPTED_MAX, SUSPECT_AFTER
-from waypost.store.protocol import Cancelled, Claim
+from waypost.domain.ids import dead_letter_id
+from waypost.domain.lanes import lane_of, queue_lane
+from waypost.domain.message import NEXT, Event, Logged, Message, State
+from waypost.domain.places import SUSPECT_AFTER
+from waypost.store.protocol import Births, Cancelled, Claim, Draft
 from waypost.store.sqlite import lanes
+from waypost.store.sqlite.adding import Adding
 from waypost.store.sqlite.database import filled, insert, marks, query, slices
 from waypost.store.sqlite.log import Detail, answer_of, note_of
-from waypost.store.sqlite.messages import decode_message
+from waypost.store.sqlite.messages import decode_message, source_number
 from waypost.store.sqlite.writer import Batch
 
 encode = msgspec.json.encode
@@ -30,15 +33,17 @@ class Settle(msgspec.Struct, frozen=True):
     claim: Claim
     verdict: Verdict
     outcome: Outcome
+    callbacks: Sequence[Draft]
+    births: Births
     now_ms: int
 
 
 def settle(batch: Batch, calls: list[Settle]) -> list[Logged | StaleClaim]:
     """Record how attempts ended; see `Deliveries.settle`."""
-    settling = _Settling(batch, now_ms=max(call.now_ms for call in calls))
+    ending = _Ending(batch, now_ms=max(call.now_ms for call in calls))
     out = _claimed_rows(batch.db, [call.claim for call in calls])
-    results = [settling.settle(call, out.pop(call.claim.number, None)) for call in calls]
-    settling.write()
+    results = [ending.settle(call, out.pop(call.claim.number, None)) for call in calls]
+    ending.write()
     return results
 
 
@@ -55,7 +60,7 @@ def _claimed_rows(db: apsw.Connection, claims: Sequence[Claim]) -> dict[int, tup
     }
 
 
-class _Settling:
+class _Ending:
     """What one batch of ends gathers, and then writes table by table."""
 
     def __init__(self, batch: Batch, *, now_ms: int) -> None:
@@ -63,12 +68,13 @@ class _Settling:
         self.db = batch.db
         self.now_ms = now_ms
         self.ended: list[int] = []
-        self.holds: list[tuple[Any, ...]] = []
+        self.holds: set[tuple[str, str, int]] = set()
         self.retries: list[tuple[Any, ...]] = []
         self.waiting: dict[tuple[str, str], int] = {}
-        self.queues: set[tuple[str, str]] = set()
+        self.changed: set[tuple[str, str]] = set()
         self.dead_letters: list[tuple[Any, ...]] = []
         self.events: list[tuple[Any, ...]] = []
+        self.callbacks: list[tuple[Draft, Settle]] = []
 
     def settle(self, call: Settle, row: tuple[int, int] | None) -> Logged | StaleClaim:
         claim, verdict, outcome, now_ms = call.claim, call.verdict, call.outcome, call.now_ms
@@ -76,40 +82,40 @@ class _Settling:
             return StaleClaim(f"the claim on {claim.message.id} was lost")
         state = State.CANCELING if row[1] else State.CLAIMED
         after = NEXT[state][_EVENT_OF[type(verdict)]]
+        for draft in call.callbacks:
+            if not _is_of_failure(draft):
+                self.callbacks.append((draft, call))
         if after is State.DELIVERED:
-            self._log(claim, Logged.DELIVERED, now_ms, note_of(outcome))
-            self._end(claim)
+            self.log(claim.message, Logged.DELIVERED, now_ms, note_of(outcome))
+            self.end(claim.number, claim.message)
             return Logged.DELIVERED
-        self._log(claim, Logged.ERROR, now_ms, answer_of(outcome))
+        self.log(claim.message, Logged.ERROR, now_ms, answer_of(outcome))
         if after is State.CANCELED:
-            self._log(claim, Logged.CANCELED, now_ms)
-            self._end(claim)
+            self.log(claim.message, Logged.CANCELED, now_ms)
+            self.end(claim.number, claim.message)
             return Logged.CANCELED
         if isinstance(verdict, TryAgain):
-            self._log(claim, Logged.RETRY, now_ms, Detail(next_delivery_ms=verdict.at_ms))
+            self.log(claim.message, Logged.RETRY, now_ms, Detail(next_delivery_ms=verdict.at_ms))
             self.retries.append((verdict.at_ms, claim.retried + 1, claim.interrupted, claim.number))
             self._wait(claim, verdict.at_ms)
             return Logged.RETRY
         assert isinstance(verdict, GiveUp), verdict
-        self._log(claim, Logged.FAILED, now_ms, Detail(error=verdict.why))
-        self.dead_letters.append(
-            (
-                claim.message.tenant,
-                now_ms,
-                self.batch.numbers.next(),
-                claim.message.id,
-                encode(answer_of(outcome, why=verdict.why)),
-            )
-        )
-        self._end(claim)
+        self.log(claim.message, Logged.FAILED, now_ms, Detail(error=verdict.why))
+        tenant, number = claim.message.tenant, self.batch.numbers.next()
+        detail = encode(answer_of(outcome, why=verdict.why))
+        self.dead_letters.append((tenant, now_ms, number, claim.message.id, detail))
+        for draft in call.callbacks:
+            if _is_of_failure(draft):
+                self.callbacks.append((_naming(draft, dead_letter_id(now_ms, number)), call))
+        self.end(claim.number, claim.message)
         return Logged.FAILED
 
     def release(self, claim: Claim, *, canceling: bool) -> None:
         """Put a claim back as it was, or end it where it was to be cancelled."""
         now_ms = self.now_ms
         if NEXT[State.CANCELING if canceling else State.CLAIMED][Event.RELEASE] is State.CANCELED:
-            self._log(claim, Logged.CANCELED, now_ms)
-            self._end(claim)
+            self.log(claim.message, Logged.CANCELED, now_ms)
+            self.end(claim.number, claim.message)
         else:
             self.retries.append((now_ms, claim.retried, claim.interrupted, claim.number))
             self._wait(claim, now_ms)
@@ -118,10 +124,6 @@ class _Settling:
         db = self.db
         for some in slices(self.ended):
             db.execute(f"DELETE FROM delivery WHERE number IN ({marks(len(some))})", filled(some))
-        if self.holds:
-            db.executemany(
-                "DELETE FROM hold WHERE tenant = ? AND resource = ? AND number = ?", self.holds
-            )
         if self.retries:
             db.executemany(
                 "UPDATE delivery SET token = NULL, due_ms = ?, retried = ?, interrupted = ?"
@@ -130,15 +132,31 @@ class _Settling:
             )
         insert(db, "event", self.events)
         insert(db, "dead_letter", self.dead_letters)
-        lanes.join(self.batch, self.waiting, self.queues, now_ms=self.now_ms)
+        self._call_back()
+        lanes.free(db, self.holds)
+        lanes.join(self.batch, self.waiting, self.changed, now_ms=self.now_ms)
 
-    def _end(self, claim: Claim) -> None:
-        self.ended.append(claim.number)
-        message = claim.message
+    def _call_back(self) -> None:
+        if not self.callbacks:
+            return
+        adding = Adding(self.batch, self.callbacks[0][1].births, now_ms=self.now_ms)
+        for draft, call in self.callbacks:
+            adding.accept_callback(draft, call.claim, now_ms=call.now_ms)
+        adding.write()
+
+    def end(self, number: int, message: Message) -> None:
+        """End a delivery: it goes, and frees its place in a queue."""
+        self.ended.append(number)
         if message.queue is not None:
-            lane = lane_of(message.queue, claim.host)
-            self.holds.append((message.tenant, lane, claim.number))
-            self.queues.add((message.tenant, lane))
+            self._free(message.tenant, message.queue, number)
+        if message.awaited_by is not None:
+            self._free(message.tenant, message.awaited_by, source_number(self.db, message))
+
+    def _free(self, tenant: str, queue: str, number: int) -> None:
+        """Give back a message's place in a queue, where nothing needs it any more."""
+        lane = queue_lane(queue)
+        self.holds.add((tenant, lane, number))
+        self.changed.add((tenant, lane))
 
     def _wait(self, claim: Claim, due_ms: int) -> None:
         message = claim.message
@@ -147,19 +165,31 @@ class _Settling:
         if message.queue is None:
             self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
         else:
-            self.queues.add(place)
+            self.changed.add(place)
 
-    def _log(self, claim: Claim, state: Logged, now_ms: int, detail: Detail | None = None) -> None:
+    def log(
+        self, message: Message, state: Logged, now_ms: int, detail: Detail | None = None
+    ) -> None:
         self.events.append(
             (
-                claim.message.tenant,
+                message.tenant,
                 now_ms,
                 self.batch.numbers.next(),
-                claim.message.id,
+                message.id,
                 state,
                 None if detail is None else encode(detail),
             )
         )
+
+
+def _is_of_failure(draft: Draft) -> bool:
+    return draft.report is not None and draft.report.failure
+
+
+def _naming(draft: Draft, dlq_id: str) -> Draft:
+    """The callback, with the dead letter in its report."""
+    assert draft.report is not None, draft.message.id
+    return replace(draft, report=replace(draft.report, dlq_id=dlq_id))
 
 
 _EVENT_OF: dict[type[Verdict], Event] = {
@@ -177,13 +207,13 @@ class Release(msgspec.Struct, frozen=True):
 def release(batch: Batch, calls: list[Release]) -> list[None]:
     """Give claims back undelivered; see `Deliveries.release`."""
     for call in calls:
-        settling = _Settling(batch, now_ms=call.now_ms)
+        ending = _Ending(batch, now_ms=call.now_ms)
         out = _claimed_rows(batch.db, call.claims)
         for claim in call.claims:
             token, canceling = out.get(claim.number, (None, 0))
             if token == claim.token:
-                settling.release(claim, canceling=bool(canceling))
-        settling.write()
+                ending.release(claim, canceling=bool(canceling))
+        ending.write()
     return [None] * len(calls)
 
 
@@ -201,11 +231,13 @@ def cancel(batch: Batch, calls: list[Cancel]) -> list[Cancelled]:
 def _cancel(batch: Batch, call: Cancel) -> Cancelled:
     db, tenant = batch.db, call.tenant
     found = query(
-        db, "SELECT number FROM message WHERE tenant = ? AND id = ?", (tenant, call.message_id)
+        db,
+        "SELECT number, facts FROM message WHERE tenant = ? AND id = ?",
+        (tenant, call.message_id),
     ).fetchone()
     if found is None:
         return Cancelled(count=0, known=False)
-    number = found[0]
+    number, facts = found
     row = query(
         db, "SELECT lane, token, canceling FROM delivery WHERE number = ?", (number,)
     ).fetchone()
@@ -215,42 +247,31 @@ def _cancel(batch: Batch, call: Cancel) -> Cancelled:
     state = State.WAITING
     if token is not None:
         state = State.CANCELING if canceling else State.CLAIMED
-    logged = []
+    ending = _Ending(batch, now_ms=call.now_ms)
+    message = decode_message(facts)
     if not canceling:
-        logged.append(Logged.CANCEL_REQUESTED)
+        ending.log(message, Logged.CANCEL_REQUESTED, call.now_ms)
     if NEXT[state][Event.CANCEL] is State.CANCELED:
-        logged.append(Logged.CANCELED)
-        db.execute("DELETE FROM delivery WHERE number = ?", (number,))
-        db.execute(
-            "DELETE FROM hold WHERE tenant = ? AND resource = ? AND number = ?",
-            (tenant, lane, number),
-        )
-        batch.someone_waits(lanes.refresh(db, tenant, lane, now_ms=call.now_ms))
+        ending.log(message, Logged.CANCELED, call.now_ms)
+        ending.end(number, message)
+        ending.changed.add((tenant, lane))
     else:
         db.execute("UPDATE delivery SET canceling = 1 WHERE number = ?", (number,))
-    insert(
-        db,
-        "event",
-        [
-            (tenant, call.now_ms, batch.numbers.next(), call.message_id, word, None)
-            for word in logged
-        ],
-    )
+    ending.write()
     return Cancelled(count=1, known=True)
 
 
 def take_over(batch: Batch, *, now_ms: int) -> int:
     """At start: whatever was claimed by the process before us waits again (D18).
 
-    It uses up no retry, but counts as an interruption; after too many of them
-    the message is dead.  How many there were.
+    It uses up no retry, but counts as an interruption.  How many there were.
     """
     db = batch.db
     db.execute(
         "UPDATE lane SET blocked_on = NULL, turn_ms = max(turn_ms, ?) WHERE blocked_on IS NOT NULL",
         (now_ms,),
     )
-    settling = _Settling(batch, now_ms=now_ms)
+    ending = _Ending(batch, now_ms=now_ms)
     suspects = []
     cut_short = query(
         db,
@@ -270,12 +291,7 @@ def take_over(batch: Batch, *, now_ms: int) -> int:
         )
         if interrupted >= SUSPECT_AFTER and claim.message.queue is None:
             suspects.append((lane_of(None, host, suspect=True), number))
-        if interrupted >= INTERRUPTED_MAX and not canceling:
-            why = f"interrupted: {interrupted} attempts were cut short by a crash"
-            call = Settle(claim, GiveUp(why), Outcome(error=why), now_ms)
-            settling.settle(call, (token, canceling))
-        else:
-            settling.release(claim, canceling=bool(canceling))
+        ending.release(claim, canceling=bool(canceling))
     db.executemany("UPDATE delivery SET lane = ? WHERE number = ?", suspects)
-    settling.write()
+    ending.write()
     return len(cut_short)

@@ -1,15 +1,18 @@
 """The SQLite engine, assembled: `Store` as the protocol promises it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from waypost.domain.attempt import Outcome, Verdict
 from waypost.domain.errors import StoreBroken, StoreFull
 from waypost.domain.message import Logged, Message
 from waypost.domain.places import Places
+from waypost.domain.url_groups import UrlGroup
 from waypost.store.protocol import (
     Accepted,
+    Births,
     Cancelled,
+    ChangeOfGroup,
     Claim,
     Claimed,
     DeadLetter,
@@ -34,6 +37,7 @@ from waypost.store.sqlite import (
     queues,
     settling,
     upkeep,
+    url_groups,
 )
 from waypost.store.sqlite.database import FileLock, as_problems, connect, migrate, transaction
 from waypost.store.sqlite.readers import Readers
@@ -90,12 +94,11 @@ class SqliteStore:
         self,
         drafts: Sequence[Draft],
         *,
-        places: Places,
-        hand_over: Callable[[Claim], None],
+        births: Births,
         now_ms: int,
     ) -> list[Accepted]:
         size = sum([len(draft.body) for draft in drafts]) + FACTS_BYTES * len(drafts)
-        call = adding.Add(drafts, places, hand_over, now_ms)
+        call = adding.Add(drafts, births, now_ms)
         accepted: list[Accepted] = await self.writer.call(self._add, call, size=size)
         return accepted
 
@@ -117,9 +120,16 @@ class SqliteStore:
         return claimed
 
     async def settle(
-        self, claim: Claim, verdict: Verdict, outcome: Outcome, *, now_ms: int
+        self,
+        claim: Claim,
+        verdict: Verdict,
+        outcome: Outcome,
+        *,
+        callbacks: Sequence[Draft] = (),
+        births: Births,
+        now_ms: int,
     ) -> Logged:
-        call = settling.Settle(claim, verdict, outcome, now_ms)
+        call = settling.Settle(claim, verdict, outcome, callbacks, births, now_ms)
         logged: Logged = await self.writer.call(settling.settle, call, size=len(outcome.body))
         return logged
 
@@ -158,6 +168,12 @@ class SqliteStore:
     async def queue(self, tenant: str, name: str) -> Queue | None:
         return await self._readers.look(lambda db: queues.one(db, tenant, name))
 
+    async def url_group(self, tenant: str, name_or_id: str) -> UrlGroup | None:
+        return await self._readers.look(lambda db: url_groups.one(db, tenant, name_or_id))
+
+    async def url_groups(self, tenant: str) -> list[UrlGroup]:
+        return await self._readers.look(lambda db: url_groups.all_of(db, tenant))
+
     async def tenants(self) -> list[Tenant]:
         return await self._readers.look(people.tenants)
 
@@ -177,6 +193,15 @@ class SqliteStore:
                 db, self._counter, free=free, refusing=self._refusing(), now_ms=now_ms
             )
         )
+
+    # UrlGroups
+
+    async def change_url_group(
+        self, tenant: str, name_or_id: str, change: ChangeOfGroup
+    ) -> UrlGroup | None:
+        call = url_groups.Change(tenant, name_or_id, change)
+        kept: UrlGroup | None = await self.writer.call(url_groups.change, call)
+        return kept
 
     # Upkeep
 

@@ -39,6 +39,7 @@ NOT_NEEDED = (
     " NOT EXISTS (SELECT 1 FROM delivery d WHERE d.number = message.number)"
     " AND NOT EXISTS (SELECT 1 FROM dead_letter l"
     "  WHERE l.tenant = message.tenant AND l.message_id = message.id)"
+    " AND NOT EXISTS (SELECT 1 FROM message c WHERE c.source = message.number)"
 )
 
 
@@ -196,19 +197,23 @@ def _remove_messages(
     gone = query(
         db,
         "DELETE FROM message WHERE tenant = ? AND id IN (SELECT value FROM json_each(?))"
-        f" AND {needed} RETURNING id, number",
+        f" AND {needed} RETURNING id, coalesce(body, number), facts ->> '$.callback_of'",
         (tenant, _json(ids)),
     ).fetchall()
     if gone and log_too:
         db.execute(
             "DELETE FROM event WHERE tenant = ? AND message_id IN (SELECT value FROM json_each(?))",
-            (tenant, _json([message_id for message_id, _ in gone])),
+            (tenant, _json([message_id for message_id, _, _ in gone])),
         )
     if gone:
         db.execute(
-            "DELETE FROM body WHERE number IN (SELECT value FROM json_each(?))",
-            (_json([number for _, number in gone]),),
+            "DELETE FROM body WHERE number IN (SELECT value FROM json_each(?))"
+            " AND NOT EXISTS (SELECT 1 FROM message m WHERE m.body = body.number)",
+            (_json([number for _, number, _ in gone]),),
         )
+    sources = list({source for _, _, source in gone if source is not None})
+    if sources:
+        return len(gone) + _remove_messages(db, tenant, sources, log_too=log_too)
     return len(gone)
 
 

@@ -1,0 +1,84 @@
+"""The home of what a callback says: an attempt's answer beside the message it was made for.
+
+The body of a callback is not kept: it is built from a report and the message
+that it reports on, when it is sent or shown.
+"""
+
+import msgspec
+from msgspec import Struct
+
+from waypost.domain.attempt import Outcome
+from waypost.domain.header_fields import gathered, shown
+from waypost.domain.message import Message
+
+
+class Report(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an attempt ended, as a callback will tell.
+
+    A network fault has status 0, and its text as the body.  `retried` is that of the
+    attempt.  `failure` says that it is for the failure callback, and `dlq_id` is then
+    where the message ended: the store knows it.
+    """
+
+    status: int
+    header: dict[str, list[str]] = {}
+    body: bytes = b""
+    retried: int = 0
+    failure: bool = False
+    dlq_id: str | None = None
+
+
+def report(outcome: Outcome, *, retried: int, failure: bool = False) -> Report:
+    """What to tell of an attempt.  What stands in for an answer that there was not is why."""
+    return Report(
+        status=outcome.status,
+        header=gathered(outcome.header),
+        body=outcome.body if outcome.status else (outcome.error or "").encode(),
+        retried=retried,
+        failure=failure,
+    )
+
+
+class _Body(Struct, kw_only=True, omit_defaults=True, rename="camel"):
+    """Contract section 5; W198.  Bodies are base64; moments are numbers, in milliseconds."""
+
+    status: int
+    header: dict[str, list[str]]
+    body: bytes
+    retried: int
+    max_retries: int
+    dlq_id: str | None = None
+    source_message_id: str
+    topic_name: str | None = None
+    endpoint_name: str | None = None
+    url: str
+    method: str
+    source_header: dict[str, list[str]]
+    source_body: bytes
+    not_before: int
+    created_at: int
+    caller_ip: str | None = msgspec.field(default=None, name="callerIP")
+
+
+def body(report: Report, source: Message, source_body: bytes) -> bytes:
+    """The JSON that is sent; `source` is the message that the report is about."""
+    return msgspec.json.encode(
+        _Body(
+            status=report.status,
+            header=shown(report.header),
+            body=report.body,
+            retried=report.retried,
+            max_retries=source.retries_max,
+            dlq_id=report.dlq_id,
+            source_message_id=source.id,
+            topic_name=source.group,
+            endpoint_name=source.endpoint,
+            url=source.url,
+            method=source.method,
+            source_header=shown(source.header),
+            source_body=source_body,
+            not_before=source.not_before_ms,
+            created_at=source.created_ms,
+            caller_ip=source.caller_ip,
+        )
+    )
