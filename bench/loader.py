@@ -47,9 +47,11 @@ def enqueueing_to(destination: str, *, queue: str) -> str:
     return f"/v2/enqueue/{queue}/{destination}"
 
 
-async def post_for(seconds: float, url: str, *, directory: Path) -> Load:
+async def post_for(
+    seconds: float, url: str, *, directory: Path, callback: str | None = None
+) -> Load:
     """POST the same request over and over.  At the end some are cut off unanswered."""
-    return await _wrk(seconds, url, directory, paths=None)
+    return await _wrk(seconds, url, directory, callback=callback)
 
 
 async def post_each(paths: Sequence[str], url: str, *, directory: Path) -> Load:
@@ -60,10 +62,19 @@ async def post_each(paths: Sequence[str], url: str, *, directory: Path) -> Load:
         return await _wrk(ALL_S_MAX, url, directory, paths=file.name)
 
 
-async def _wrk(seconds: float, url: str, directory: Path, paths: str | None) -> Load:
+async def _wrk(
+    seconds: float,
+    url: str,
+    directory: Path,
+    *,
+    paths: str | None = None,
+    callback: str | None = None,
+) -> Load:
     environ = {**os.environ, "BODY": BODY, "AUTHORIZATION": AUTHORIZATION}
     if paths is not None:
         environ["PATHS"] = paths
+    if callback is not None:
+        environ["CALLBACK"] = callback
     words = (program("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{round(seconds)}s", "-s", str(SCRIPT))
     log = directory / "wrk.log"
     async with process(*words, url, log=log, environ=environ) as wrk:

@@ -15,6 +15,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     latency_s: int = 10
     delayed: int = 300_000
     queues: int = 10_000
+    fan_out: int = 150
+    endpoints: int = 100
     hanging_messages: int = 10_000
     hanging_addresses: int = 1_000
     hanging_names: int = 100
@@ -30,4 +32,5 @@ class Plan(Struct, frozen=True, kw_only=True):
             latency_s=4,
             delayed=50_000,
             queues=4_000,
+            fan_out=60,
         )

@@ -11,7 +11,7 @@ from waypost.domain.dev_users import DEV_USERS
 from waypost.domain.ids import message_id
 from waypost.domain.message import Message
 from waypost.domain.places import Places
-from waypost.store.protocol import Draft
+from waypost.store.protocol import Births, Draft
 from waypost.store.sqlite.store import SqliteStore
 
 DAY_MS = 86_400_000
@@ -22,7 +22,7 @@ async def delayed(path: Path, *, count: int, url: str, body: bytes) -> None:
     """Put delayed messages into a new database: due from a day on, all in one host's lane."""
     now_ms = time.time_ns() // 1_000_000
     store = SqliteStore(str(path), free_bytes_min=0, now_ms=now_ms)
-    places = Places(count_max=1, host_count_max=1, bytes_max=1)
+    births = Births(Places(count_max=1, host_count_max=1, bytes_max=1), _never)
     entropy = random.Random(0).getrandbits
     host = origin_of(url).key
     model = Message(
@@ -47,7 +47,7 @@ async def delayed(path: Path, *, count: int, url: str, body: bytes) -> None:
                 )
                 for n in range(begin, min(begin + CALL, count))
             ]
-            await store.add(drafts, places=places, hand_over=_never, now_ms=now_ms)
+            await store.add(drafts, births=births, now_ms=now_ms)
     finally:
         await store.close()
 

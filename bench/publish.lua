@@ -1,4 +1,4 @@
--- How wrk publishes.  Without PATHS the same request is sent over and over, for
+-- How wrk publishes, with the callback CALLBACK if there is one.  Without PATHS the same request is sent over and over, for
 -- as long as wrk is told to.  With PATHS, a file of one path a line, each path
 -- is requested once.  Then it says so and rests: wrk itself sleeps until its
 -- time is over, or until somebody interrupts it.
@@ -7,6 +7,10 @@ wrk.method = "POST"
 wrk.body = os.getenv("BODY")
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Authorization"] = os.getenv("AUTHORIZATION")
+
+if os.getenv("CALLBACK") then
+   wrk.headers["Upstash-Callback"] = os.getenv("CALLBACK")
+end
 
 if os.getenv("PATHS") then
    local paths = {}

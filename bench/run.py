@@ -24,14 +24,14 @@ class Run(Struct, frozen=True, kw_only=True):
         return self.delivered / self.took_s
 
 
-async def under(load: Awaitable[Load], server: Server) -> Run:
-    """Let wrk do as `load` says, and wait for all that it published."""
+async def under(load: Awaitable[Load], server: Server, *, callbacks: bool = False) -> Run:
+    """Let wrk do as `load` says, and wait for all that it published, and its callbacks."""
     since = await server.counts()
     cpu_us = server.cpu_us()
     others = Others()
     began_s = time.monotonic()
     did = await load
-    delivered, ended_s = await server.drained(since=since)
+    delivered, ended_s = await server.drained(since=since, callbacks=callbacks)
     return Run(
         delivered=delivered,
         took_s=ended_s - began_s,

@@ -7,12 +7,15 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+import urllib.request
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import apsw
+import msgspec
 from msgspec import Struct
 
+from bench.loader import AUTHORIZATION
 from bench.machine import cpu_s_of
 from bench.processes import process
 
@@ -54,15 +57,17 @@ class Server:
             delivered=_sample(text, 'waypost_messages_settled_total{state="delivered"}'),
         )
 
-    async def drained(self, *, since: Counts) -> tuple[int, float]:
+    async def drained(self, *, since: Counts, callbacks: bool = False) -> tuple[int, float]:
         """Wait until all that was accepted since then is delivered: how many, and when (s).
 
-        What takes too long is not waited for: what is left counts as not delivered.
+        With `callbacks`, each has one, which is counted as delivered too.  What takes too
+        long is not waited for: what is left counts as not delivered.
         """
         began_s, ended_s, before = time.monotonic(), 0.0, -1
         while True:
             now = await self.counts()
             accepted, delivered = now.accepted - since.accepted, now.delivered - since.delivered
+            accepted += accepted if callbacks else 0
             if delivered < accepted and time.monotonic() - began_s > DRAIN_S_MAX:
                 sys.stderr.write(f"{accepted - delivered:,} not delivered in {DRAIN_S_MAX} s … ")
                 return delivered, time.monotonic()
@@ -72,6 +77,16 @@ class Server:
                 ended_s = time.monotonic()
                 before = accepted
             await asyncio.sleep(POLL_S)
+
+    async def group(self, name: str, urls: Sequence[str]) -> None:
+        """Make a URL group."""
+        endpoints = msgspec.json.encode({"endpoints": [{"url": url} for url in urls]})
+        request = urllib.request.Request(
+            f"{self.url}/v2/topics/{name}/endpoints",
+            endpoints,
+            {"Authorization": AUTHORIZATION, "Content-Type": "application/json"},
+        )
+        await asyncio.to_thread(urllib.request.urlopen, request)
 
     async def _get(self, path: str) -> str:
         host, _, port = self.url.removeprefix("http://").partition(":")

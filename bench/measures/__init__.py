@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from bench.figures import Figure
-from bench.measures import delayed, hanging, latency, queues, rate
+from bench.measures import callbacks, delayed, fan_out, hanging, latency, queues, rate
 from bench.plan import Plan
 
 Measure = Callable[[Plan], Awaitable[list[Figure]]]
@@ -13,6 +13,8 @@ MEASURES: dict[str, Measure] = {
     "latency": latency.measure,
     "delayed": delayed.measure,
     "queues": queues.measure,
+    "fan_out": fan_out.measure,
+    "callbacks": callbacks.measure,
     "hanging": hanging.measure,
 }
 """Every measurement there is, in the order in which they are made."""
