@@ -6,16 +6,19 @@ The seeds are fixed.  A history that fails is told by its seed and its step, and
 
 import asyncio
 import random
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.store.conftest import Open
-from tests.support.factory import ERROR, OK, T0, a_draft
+from tests.support.factory import ERROR, OK, T0, a_callback, a_draft
 from waypost.domain.attempt import Delivered, GiveUp, TryAgain, Verdict
-from waypost.domain.message import Logged
+from waypost.domain.callbacks import Report
+from waypost.domain.callbacks import body as callbacks_body
+from waypost.domain.message import Logged, Message
 from waypost.domain.places import SUSPECT_AFTER, Places, Sign
 from waypost.store.protocol import (
     Accepted,
@@ -39,13 +42,15 @@ SIGNS = (Sign.WELL, Sign.WELL, Sign.DOWN, Sign.SLOW)
 
 @dataclass
 class Known:
-    """What the model knows of a message."""
+    """What the model knows of a message.  It `holds` a place in its queue from its first
+    claim on; `callbacks` are those that its queue waits for."""
 
     draft: Draft
     order: tuple[int, int]
     due_ms: int
     state: str = "waiting"  # or "in flight", "ended"
     holds: bool = False
+    callbacks: list["Known"] = field(default_factory=list)
     retried: int = 0
     interrupted: int = 0
     canceling: bool = False
@@ -56,8 +61,10 @@ class Known:
         message = self.draft.message
         return None if message.queue is None else (message.tenant, message.queue)
 
-    def end(self) -> None:
-        self.state, self.holds = "ended", False
+    @property
+    def needs_its_place(self) -> bool:
+        its = (self, *self.callbacks)
+        return self.holds and any(each.state != "ended" for each in its)
 
 
 @dataclass
@@ -78,20 +85,39 @@ class Model:
                     continue
                 self.keys[key] = (message.id, draft.dedup_until_ms)
             assert not answer.deduplicated
-            due_ms = max(message.not_before_ms, self.now_ms)
-            self.known[message.id] = Known(draft, (due_ms, len(self.known)), due_ms)
+            self.accepted(draft)
+
+    def accepted(self, draft: Draft) -> Known:
+        due_ms = max(draft.message.not_before_ms, self.now_ms)
+        it = self.known[draft.message.id] = Known(draft, (due_ms, len(self.known)), due_ms)
+        return it
+
+    def called_back(self, source: Claim, callbacks: Sequence[Draft], logged: Logged) -> list[str]:
+        """The callbacks that a settle has made: of a failure only where the message failed."""
+        made = []
+        for draft in callbacks:
+            assert draft.report is not None
+            if logged is Logged.FAILED or not draft.report.failure:
+                body = callbacks_body(draft.report, source.message, source.body)
+                it = self.accepted(replace(draft, body=body))
+                if draft.message.awaited_by is not None:
+                    self.known[source.message.id].callbacks.append(it)
+                made.append(draft.message.id)
+        return made
 
     def claimed(self, claim: Claim) -> None:
         it = self.known[claim.message.id]
         assert it.state == "waiting", it
         assert it.due_ms <= self.now_ms, it
-        assert (claim.message, claim.body, claim.host) == (
-            it.draft.message, it.draft.body, it.draft.host,
-        )  # fmt: skip
+        assert (claim.message, claim.host) == (it.draft.message, it.draft.host)
+        if it.draft.report is not None and it.draft.report.failure:
+            assert b'"dlqId":"' in claim.body
+        else:
+            assert claim.body == it.draft.body
         assert (claim.retried, claim.interrupted) == (it.retried, it.interrupted)
         if it.queue is not None and not it.holds:
             its_queue = [other for other in self.known.values() if other.queue == it.queue]
-            assert not [other for other in its_queue if other.holds], "a queue of one has two"
+            assert not [o for o in its_queue if o.needs_its_place], "a queue of one has two"
             older = [o for o in its_queue if o.state == "waiting" and o.order < it.order]
             assert not older, (it, older)
             it.holds = True
@@ -110,12 +136,12 @@ class Model:
             assert logged is Logged.DELIVERED
         else:
             assert logged is (Logged.CANCELED if it.canceling else Logged.FAILED)
-        it.end()
+        it.state = "ended"
 
     def released(self, claim: Claim) -> None:
         it = self.known[claim.message.id]
         if it.canceling:
-            it.end()
+            it.state = "ended"
         else:
             it.state, it.due_ms = "waiting", self.now_ms
 
@@ -123,13 +149,13 @@ class Model:
         it = self.known[message_id]
         assert (answer.known, answer.count) == (True, int(it.state != "ended"))
         if it.state == "waiting":
-            it.end()
+            it.state = "ended"
         elif it.state == "in flight":
             it.canceling = True
 
     def may_go(self) -> list[Known]:
         """What is due and held up by nothing but places, when nothing is in flight."""
-        held = {it.queue for it in self.known.values() if it.holds}
+        held = {it.queue for it in self.known.values() if it.needs_its_place}
         return [
             it
             for it in self.known.values()
@@ -159,7 +185,7 @@ class History:
         for _ in range(dice.choice((1, 1, 2, 4))):
             chance = dice.random()
             if chance < 0.33:
-                drafts = [self.draft() for _ in range(dice.choice((1, 1, 1, 3)))]
+                drafts = self.drafts(dice.choice((1, 1, 1, 3)))
                 births = Births(self.places, born.append)
                 add = self.store.add(drafts, births=births, now_ms=now_ms)
                 calls.append((3, drafts, add))
@@ -171,8 +197,11 @@ class History:
                 verdict: Verdict = dice.choice((Delivered(), TryAgain(at_ms), GiveUp("why")))
                 outcome = OK if isinstance(verdict, Delivered) else ERROR
                 births = Births(self.places, born.append)
-                settle = self.store.settle(claim, verdict, outcome, births=births, now_ms=now_ms)
-                calls.append((0, (claim, verdict), settle))
+                callbacks = self.callbacks(claim.message)
+                settle = self.store.settle(
+                    claim, verdict, outcome, callbacks=callbacks, births=births, now_ms=now_ms
+                )
+                calls.append((0, (claim, verdict, callbacks), settle))
             elif chance < 0.9 and model.in_flight:
                 claim = self.end(Sign.NONE)
                 calls.append((1, claim, self.store.release([claim], now_ms=now_ms)))
@@ -187,21 +216,24 @@ class History:
         for (order, about, _), answer in sorted(
             zip(calls, answers, strict=True), key=lambda pair: pair[0][0]
         ):
+            made: Collection[str] = ()
             if order == 0:
-                model.settled(*about, answer)
+                claim, verdict, callbacks = about
+                model.settled(claim, verdict, answer)
+                made = model.called_back(claim, callbacks, answer)
             elif order == 1:
                 model.released(about)
             elif order == 2:
                 model.cancelled(about, answer)
             elif order == 3:
                 model.added(about, answer)
-                ids = {draft.message.id for draft in about}
-                for claim in [claim for claim in born if claim.message.id in ids]:
-                    model.claimed(claim)
-                    born.remove(claim)
+                made = {draft.message.id for draft in about}
             else:
                 for claim in answer.claims:
                     model.claimed(claim)
+            for claim in [claim for claim in born if claim.message.id in made]:
+                model.claimed(claim)
+                born.remove(claim)
         assert not born
         assert self.places.in_flight == len(model.in_flight)
 
@@ -233,6 +265,33 @@ class History:
             self.model.known[claim.message.id].interrupted += 1
         self.model.in_flight.clear()
         self.open()
+
+    def drafts(self, count: int) -> list[Draft]:
+        """Those of one call may share a body."""
+        drafts = [self.draft() for _ in range(count)]
+        if self.dice.random() < 0.5:
+            drafts = [replace(draft, body=drafts[0].body) for draft in drafts]
+        return drafts
+
+    def callbacks(self, source: Message) -> list[Draft]:
+        if source.callback_of is not None:
+            return []
+        dice = self.dice
+        callbacks = []
+        for failure in dice.choice(((), (), (False,), (True,), (False, True))):
+            queue = dice.choice((None, None, None, "q0"))
+            callbacks.append(
+                a_callback(
+                    source,
+                    at_ms=self.model.now_ms,
+                    url=dice.choice(HOSTS),
+                    delay_ms=dice.choice((0, 0, 20)),
+                    queue=queue,
+                    awaited_by=source.queue if queue is None else None,
+                    report=Report(status=200, body=b"y" * dice.choice((0, 300)), failure=failure),
+                )
+            )
+        return callbacks
 
     def draft(self) -> Draft:
         dice = self.dice
@@ -274,9 +333,14 @@ class History:
         for message_id, token, holding, due_ms, *_ in rows:
             it = model.known[message_id]
             assert (token is not None) == (it.state == "in flight"), it
-            assert bool(holding) == it.holds, it
+            assert bool(holding) == (it.holds and it.queue is not None), it
             assert token is not None or due_ms == it.due_ms, it
-        holds = {(row[4], row[5], row[6]) for row in rows if row[2]}
+        numbers = dict(db.execute("SELECT id, number FROM message").fetchall())
+        holds = {
+            (it.queue[0], f"queue:{it.queue[1]}", numbers[message_id])
+            for message_id, it in model.known.items()
+            if it.queue is not None and it.needs_its_place
+        }
         assert set(db.execute("SELECT * FROM hold").fetchall()) == holds
         waiting = [row for row in rows if row[1] is None]
         lanes = db.execute("SELECT tenant, lane, turn_ms FROM lane").fetchall()
