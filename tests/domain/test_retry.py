@@ -21,6 +21,7 @@ def _judge(outcome, **changed):
         "retries_max": 3,
         "retry_delay": None,
         "backoff": Backoff(),
+        "not_before_ms": T0,
         "now_ms": T0,
     }
     return judge(outcome, **(facts | changed))
@@ -80,6 +81,20 @@ def test_the_last_retry_is_the_last(retries_max):  # W38
 def test_a_refused_address_is_given_up_at_once_and_the_policy_is_named():  # D10
     verdict = _judge(Outcome(refused=True, error="10.0.0.1 is a private address"))
     assert verdict == GiveUp("refused: 10.0.0.1 is a private address")
+
+
+def test_a_proxy_that_fails_for_days_uses_up_retries_like_a_destination():
+    outcome = Outcome(error="the proxy answered 502 to CONNECT", proxy_fault=True)
+    for_days = {"not_before_ms": T0 - 3 * DAY_MS}
+    assert _judge(outcome, **for_days) == TryAgain(T0 + 7389)
+    assert isinstance(_judge(outcome, retried=3, **for_days), GiveUp)
+
+
+@pytest.mark.parametrize("retried", [0, 1, 3])
+def test_a_fault_of_the_proxy_uses_up_no_retry(retried):  # D10
+    outcome = Outcome(error="the proxy answered 502 to CONNECT", proxy_fault=True)
+    at_ms = T0 + Backoff().wait_ms(retried + 1)
+    assert _judge(outcome, retried=retried, retry_delay="5") == TryAgain(at_ms, counts=False)
 
 
 def test_only_status_and_header_together_forbid_a_retry():  # W194, A36

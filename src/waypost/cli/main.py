@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 from waypost import __version__
 from waypost.cli import people
 from waypost.cli.backup import backup
+from waypost.cli.egress import egress
 from waypost.cli.serve import dev, serve
 from waypost.domain.errors import Problem
 from waypost.settings import SettingsError
@@ -25,6 +26,7 @@ Examples:
     waypost token create acme --read-only --database sqlite:///waypost.db
     waypost serve --database sqlite:///waypost.db --listen-host 0.0.0.0
     waypost backup copy.db --database sqlite:///waypost.db
+    waypost egress check https://hooks.example.com/x --tenant acme
 
 Every setting is a flag, a WAYPOST_* variable and a key of the --config file.
 """
@@ -40,6 +42,7 @@ app.command(dev, help_epilogue="Example: waypost dev --port 9000 --fresh")
 app.command(serve, help_epilogue="Example: waypost serve --database sqlite:////srv/waypost.db")
 app.command(people.tenants)
 app.command(people.tokens)
+app.command(egress)
 app.command(backup, help_epilogue="Example: waypost backup copy.db --database sqlite:///waypost.db")
 
 

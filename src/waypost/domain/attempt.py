@@ -17,7 +17,8 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `host_down` is set when the fault speaks of the host and not of the message:
     refused, reset, timed out, name not found, no TLS (D21).  `redialled` says
     that a pooled connection was found closed and the request was sent a second
-    time (D15).
+    time (D15).  `proxy_fault` is set when our own forward proxy failed, and the
+    destination was not asked: it uses up no retry (D10).
     """
 
     status: int = 0
@@ -28,6 +29,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused: bool = False
     host_down: bool = False
     redialled: bool = False
+    proxy_fault: bool = False
 
     @property
     def delivered(self) -> bool:
@@ -40,9 +42,13 @@ class Delivered(Struct, frozen=True):
 
 
 class TryAgain(Struct, frozen=True):
-    """The attempt failed; the next one is due at `at_ms`."""
+    """The attempt failed; the next one is due at `at_ms`.
+
+    `counts` says whether it uses up a retry.
+    """
 
     at_ms: int
+    counts: bool = True
 
 
 class GiveUp(Struct, frozen=True):

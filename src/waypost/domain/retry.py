@@ -13,7 +13,9 @@ Jitter is not applied here: the delays of this table are promised.
 | 6 …                           | 24 h      |
 
 What the destination asks for comes before the publisher's expression, and
-that before this table.
+that before this table.  A fault of our own forward proxy waits by this table
+too and uses up no retry, so that its n stays the same (D10); after three days it
+counts as any other.
 """
 
 import math
@@ -29,6 +31,8 @@ from waypost.domain.errors import Invalid
 from waypost.domain.expression import WAIT_MS_MAX, compile_expression
 
 NOT_RETRYABLE_STATUS: Final = 489
+PROXY_PATIENCE_MS: Final = 259_200_000
+"""A destination that is down may look like a proxy that is, and must not be tried for ever."""
 
 _ASKING: Final = (
     "retry-after",
@@ -76,9 +80,10 @@ def judge(
     retries_max: int,
     retry_delay: str | None,
     backoff: Backoff,
+    not_before_ms: int,
     now_ms: int,
 ) -> Verdict:
-    """Judge one attempt.
+    """Judge one attempt of a message that was to go at `not_before_ms`.
 
     `retried` counts the retries already made, so it is 0 after the first
     attempt.  `retry_delay` is the publisher's expression, checked when it was
@@ -88,6 +93,8 @@ def judge(
 
     if outcome.delivered:
         return Delivered()
+    if outcome.proxy_fault and now_ms - not_before_ms < PROXY_PATIENCE_MS:
+        return TryAgain(now_ms + backoff.wait_ms(retried + 1), counts=False)
     if outcome.refused:
         return GiveUp(f"refused: {outcome.error}")
     if outcome.status == NOT_RETRYABLE_STATUS and _not_retryable(outcome):

@@ -8,21 +8,28 @@ The rule, in order:
 
 1. our own listen addresses are refused, even where allowed (D22);
 2. an IPv4-mapped IPv6 address is judged as the IPv4 address in it;
-3. what the operator allows may be reached;
+3. the first of the operator's rules that fits decides;
 4. IPv4 in the table below, IPv6 outside 2000::/3 or in the table, and IPv6
    with an IPv4 address in its interface part (ISATAP) are refused.
 
-A name has no verdict here.  It is judged when it is connected to, by the
-address that will be connected: anything else can be rebound in between.
+What the fourth forbids, only a rule that allows its network can open.  One that
+allows a host and no network is passed over there: whoever owns a name says
+where it points, and could point it in here.  Cloud metadata is opened only by
+its very address, for a wide network is seldom meant to hold it.
+
+A name has no verdict here, unless a rule denies it wherever it leads.  It is
+judged when it is connected to, by the address that will be connected: anything
+else can be rebound in between.
 """
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
-from waypost.domain.addresses import Address, is_localhost, literal_address
+from msgspec import Struct
 
-Network = IPv4Network | IPv6Network
+from waypost.domain.addresses import Address, is_localhost, literal_address, plain_host
+from waypost.wire.policy import Network, Rule
 
 FORBIDDEN: tuple[tuple[Network, str], ...] = tuple(
     (ip_network(network), what)
@@ -67,6 +74,22 @@ FORBIDDEN: tuple[tuple[Network, str], ...] = tuple(
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 """What `dev` allows besides."""
 
+METADATA: frozenset[Address] = frozenset(
+    ip_address(address)
+    for address in (
+        "100.100.100.200",
+        "168.63.129.16",
+        "169.254.169.254",
+        "169.254.170.2",
+        "169.254.170.23",
+        "192.0.0.192",
+        "fd00:ec2::23",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+    )
+)
+"""Where clouds hand out a machine's credentials.  All are in the table above too."""
+
 _GLOBAL_V6 = IPv6Network("2000::/3")
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
@@ -74,48 +97,84 @@ VERDICTS_KEPT = 8_192
 """Verdicts remembered per policy; a policy never changes, so they hold for its life."""
 
 
+class Verdict(Struct, frozen=True):
+    """Whether an address may be reached.
+
+    `refusal` is None where it may.  The text names the policy and the kind of
+    network, not the address: who publishes a name need not learn what it
+    resolves to in here.  `by` is what decided, for who wrote the policy.
+    """
+
+    refusal: str | None
+    by: str
+
+
 class Egress:
     """One policy, built from values and never changed.
 
-    `allow` names networks that may be reached although the table forbids them.
-    `own` are the addresses that this server listens on; `0.0.0.0` and `::`
-    stand for every address of this machine.
+    `rules` are asked in order, and after them `allow`: networks that may be
+    reached although the table forbids them.  `own` are the addresses that this
+    server listens on; `0.0.0.0` and `::` stand for every address of this
+    machine.
     """
 
     def __init__(
-        self, *, allow: Sequence[Network] = (), own: Iterable[tuple[str, int]] = ()
+        self,
+        *,
+        rules: Sequence[Rule] = (),
+        allow: Sequence[Network] = (),
+        own: Iterable[tuple[str, int]] = (),
     ) -> None:
-        self._allow = tuple(allow)
+        allowed = (Rule(name="egress_allow", allow=True, networks=tuple(allow)),) if allow else ()
+        self._rules = (*rules, *allowed)
         self._own = frozenset((_unmapped(ip_address(host)), port) for host, port in own)
         self._own_ports = frozenset(port for _, port in self._own)
         self._own_ports_everywhere = frozenset(
             port for address, port in self._own if address.is_unspecified
         )
+        self.tenants = frozenset(tenant for rule in rules for tenant in rule.tenants)
+        """Those of whom a rule speaks.  To all others the policy is the same."""
+        self._by_host = any(rule.hosts for rule in rules)
         self._verdict = lru_cache(VERDICTS_KEPT)(self._judge)
         self._verdict_of_host = lru_cache(VERDICTS_KEPT)(self._judge_host)
 
     @classmethod
     def for_development(
-        cls, *, allow: Sequence[Network] = (), own: Iterable[tuple[str, int]] = ()
+        cls,
+        *,
+        rules: Sequence[Rule] = (),
+        allow: Sequence[Network] = (),
+        own: Iterable[tuple[str, int]] = (),
     ) -> "Egress":
         """The policy of `dev`: loopback may be reached."""
-        return cls(allow=(*LOOPBACK, *allow), own=own)
+        return cls(rules=rules, allow=(*LOOPBACK, *allow), own=own)
 
-    def refusal(self, address: str, port: int) -> str | None:
-        """Why `address` may not be reached at `port`, or None if it may.
+    def verdict(self, address: str, port: int, *, host: str = "", tenant: str = "") -> Verdict:
+        """Whether `tenant` may reach `address` at `port`, found as `host`: a name in lower case."""
+        return self._verdict(
+            address,
+            port,
+            host if self._by_host else "",
+            tenant if tenant in self.tenants else "",
+        )
 
-        The text names the policy and the kind of network, not the address: who
-        publishes a name need not learn what it resolves to in here.
+    def refusal(self, address: str, port: int, *, host: str = "", tenant: str = "") -> str | None:
+        """Why `verdict` is that it may not be reached, or None if it may."""
+        return self.verdict(address, port, host=host, tenant=tenant).refusal
+
+    def verdict_of_host(self, host: str, port: int, tenant: str = "") -> Verdict | None:
+        """What can be said of a URL's host when it is published (D10); None is nothing yet.
+
+        Addresses in any spelling and `localhost` have a verdict now, and so has
+        a name that is denied wherever it leads.  Others have none: they are
+        judged when connecting.
         """
-        return self._verdict(address, port)
+        return self._verdict_of_host(host, port, tenant if tenant in self.tenants else "")
 
-    def refusal_of_host(self, host: str, port: int) -> str | None:
-        """Why a URL's host is refused when it is published (D10), or None.
-
-        Addresses in any spelling and `localhost` have a verdict now.  Other
-        names have none: they are judged when connecting.
-        """
-        return self._verdict_of_host(host, port)
+    def refusal_of_host(self, host: str, port: int, tenant: str = "") -> str | None:
+        """Why a URL's host is refused when it is published, or None."""
+        verdict = self.verdict_of_host(host, port, tenant)
+        return None if verdict is None else verdict.refusal
 
     def refusal_here(self, port: int) -> str | None:
         """Why a connection that turned out to end on this very machine is refused, or None.
@@ -125,28 +184,41 @@ class Egress:
         """
         return _OWN if port in self._own_ports_everywhere else None
 
-    def _judge_host(self, host: str, port: int) -> str | None:
+    def _judge_host(self, host: str, port: int, tenant: str) -> Verdict | None:
+        name = plain_host(host)
         if is_localhost(host):
-            return self.refusal("127.0.0.1", port)
+            return self.verdict("127.0.0.1", port, host=name, tenant=tenant)
         address = literal_address(host)
-        return None if address is None else self.refusal(str(address), port)
+        if address is not None:
+            return self.verdict(str(address), port, host=str(address), tenant=tenant)
+        for rule in self._rules:
+            if rule.concerns(host=name, port=port, tenant=tenant):
+                if rule.allow:  # some address of it, perhaps
+                    return None
+                if not rule.networks:
+                    return Verdict(_denial(rule), str(rule))
+        return None
 
-    def _judge(self, address: str, port: int) -> str | None:
+    def _judge(self, address: str, port: int, host: str, tenant: str) -> Verdict:
         judged = _unmapped(ip_address(address))
         if self._is_own(judged, port):
-            return _OWN
-        for network in self._allow:
-            if judged in network:
-                return None
-        for network, what in FORBIDDEN:
-            if judged in network:
-                return f"egress policy: {what} addresses ({network}) may not be reached"
-        if isinstance(judged, IPv6Address):
-            if judged not in _GLOBAL_V6:
-                return f"egress policy: IPv6 addresses outside {_GLOBAL_V6} may not be reached"
-            if (int(judged) >> 32) & 0xFFFF_FFFF in _ISATAP:
-                return "egress policy: ISATAP addresses may not be reached"
-        return None
+            return Verdict(_OWN, "always: an address that this server listens on")
+        forbidden = _forbidden(judged)
+        for rule in self._rules:
+            if not rule.concerns(host=host, port=port, tenant=tenant) or not rule.holds(judged):
+                continue
+            if not rule.allow:
+                return Verdict(_denial(rule), str(rule))
+            if forbidden is None or (
+                rule.networks and (not _is_metadata(judged) or rule.names(judged))
+            ):
+                return Verdict(None, str(rule))
+        if forbidden is None:
+            return Verdict(None, "default: a public address")
+        return Verdict(
+            f"egress policy: {forbidden} may not be reached",
+            f"default: {_METADATA if _is_metadata(judged) else forbidden}",
+        )
 
     def _is_own(self, address: Address, port: int) -> bool:
         if port not in self._own_ports:
@@ -164,6 +236,39 @@ class Egress:
 
 
 _OWN = "egress policy: this server's own address may not be reached"
+_METADATA = "cloud metadata, which only a rule with its very address can allow"
+
+
+def _denial(rule: Rule) -> str:
+    return f"egress policy: {rule.name} denies this destination"
+
+
+def _forbidden(address: Address) -> str | None:
+    """What the default calls an address that it forbids, or None for a public one."""
+    for network, what in FORBIDDEN:
+        if address in network:
+            return f"{what} addresses ({network})"
+    if isinstance(address, IPv6Address):
+        if address not in _GLOBAL_V6:
+            return f"IPv6 addresses outside {_GLOBAL_V6}"
+        if (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
+            return "ISATAP addresses"
+    return None
+
+
+def _is_metadata(address: Address) -> bool:
+    """Whether a forbidden address is one of cloud metadata, or is IPv6 with one inside.
+
+    Wherever IPv6 carries IPv4 it does so in the last 32 bits, but for 6to4 and
+    Teredo.
+    """
+    if address in METADATA:
+        return True
+    if isinstance(address, IPv4Address):
+        return False
+    inside = [IPv4Address(int(address) & 0xFFFF_FFFF), address.sixtofour]
+    inside += address.teredo or ()
+    return not METADATA.isdisjoint(inside)
 
 
 def _unmapped(address: Address) -> Address:

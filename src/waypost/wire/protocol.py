@@ -12,7 +12,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
     `url` is sent byte for byte as it was published (D4).  `header` is the whole
     list of header fields but for `Host` and the framing (`Content-Length`),
-    which the sender adds.
+    which the sender adds.  `tenant` is whose message it is, for the egress
+    policy; it is not asked about a `trusted` URL, which is the operator's (D9).
     """
 
     method: str
@@ -20,6 +21,8 @@ class Request(Struct, frozen=True, kw_only=True):
     header: list[tuple[str, str]]
     body: bytes
     timeout_ms: int
+    tenant: str = ""
+    trusted: bool = False
 
 
 class Sender(Protocol):
@@ -32,5 +35,8 @@ class Sender(Protocol):
         request and answer.  Redirects are never followed.  The answer's body is
         read to its end or to the sender's cap, whichever comes first, and never
         decompressed.
+
+        A fault of the proxy on the way, where there is one, is an outcome with
+        `proxy_fault`.
         """
         ...

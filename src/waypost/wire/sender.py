@@ -2,8 +2,10 @@
 
 One attempt is: read the URL, look the name up, judge each address it has, take
 an idle connection to one that may be reached or dial one, exchange.  The egress
-policy is asked every time, about the very address that is connected; a
-connection from the pool is keyed by that address.  Nothing is read from the
+policy is asked every time, about the very address that is connected and for the
+tenant whose message it is; a connection from the pool is keyed by that address,
+so that nobody is given one that leads where they may not go.  Through a forward
+proxy all of this is the same, but that it connects.  Nothing is read from the
 environment: no proxies, no netrc.
 
 Error texts hold no part of the URL but its host's shortcomings: userinfo and
@@ -33,6 +35,7 @@ from waypost.wire.egress import Egress
 from waypost.wire.http1 import Connection, Pool, Route
 from waypost.wire.names import NameFault, Names
 from waypost.wire.protocol import Request
+from waypost.wire.proxy import Proxy
 
 DIAL_S_MAX = 10.0
 """How long one address may take to be connected, TLS included, before the next is tried."""
@@ -55,15 +58,19 @@ class HttpSender:
         body_bytes_max: int,
         ca_file: str | None = None,
         nameservers: Sequence[str] = (),
+        proxy: Proxy | None = None,
     ) -> None:
         """`body_bytes_max` is how much of an answer's body is read.
 
         `ca_file` holds the certificates that are trusted instead of the
-        system's.  `nameservers` are `ip:port` instead of the system's.
+        system's.  `nameservers` are `ip:port` instead of the system's.  All
+        that is sent goes through `proxy`, where there is one.
         """
         self._egress = egress
         self._body_bytes_max = body_bytes_max
         self._nameservers = nameservers
+        self._proxy = proxy
+        self._tenants = egress.tenants
         # The policy never changes, so neither does what it says of equal addresses.
         self._routes = lru_cache(ORIGINS_KEPT)(self._judge)
         self._tls = ssl.create_default_context(cafile=ca_file)
@@ -107,9 +114,18 @@ class HttpSender:
             if isinstance(found, Outcome):
                 return found
             addresses = found
-        routes = self._routes(origin, addresses)
-        if isinstance(routes, Outcome):
-            return routes
+        tenant = request.tenant
+        if request.trusted:
+            routes = [Route(address, origin.port, origin.server_name) for address in addresses]
+        else:
+            judged = (
+                self._routes(origin, addresses, tenant)
+                if tenant in self._tenants
+                else self._routes(origin, addresses)
+            )
+            if isinstance(judged, Outcome):
+                return judged
+            routes = judged
 
         connection = self._idle(routes)
         pooled = connection is not None
@@ -149,16 +165,21 @@ class HttpSender:
             return Outcome(error=found.why, host_down=True)
         return found
 
-    def _judge(self, origin: "_Origin", addresses: tuple[str, ...]) -> list[Route] | Outcome:
+    def _judge(
+        self, origin: "_Origin", addresses: tuple[str, ...], tenant: str = ""
+    ) -> list[Route] | Outcome:
         """The routes that the egress policy allows, in order; a refusal where there is none."""
-        refusal = self._egress.refusal
         port = origin.port
+        refusals = [
+            self._egress.refusal(address, port, host=origin.host, tenant=tenant)
+            for address in addresses
+        ]
         routes = [
             Route(address, port, origin.server_name)
-            for address in addresses
-            if refusal(address, port) is None
+            for address, refusal in zip(addresses, refusals, strict=True)
+            if refusal is None
         ]
-        return routes or Outcome(error=refusal(addresses[0], port), refused=True)
+        return routes or Outcome(error=refusals[0], refused=True)
 
     def _idle(self, routes: list[Route]) -> Connection | None:
         for route in routes:
@@ -173,21 +194,10 @@ class HttpSender:
         for route in routes:
             left_s = deadline_s - self._loop.time()
             if left_s <= 0:
-                return _NO_CONNECTION
+                return outcome
+            connect = self._connect if self._proxy is None else self._connect_through
             try:
-                async with asyncio.timeout(min(left_s, DIAL_S_MAX)):
-                    transport, connection = await self._loop.create_connection(
-                        lambda route=route: Connection(
-                            route=route,
-                            pool=self._pool,
-                            body_bytes_max=self._body_bytes_max,
-                            loop=self._loop,
-                        ),
-                        route.address,
-                        route.port,
-                        ssl=None if route.server_name is None else self._tls,
-                        server_hostname=route.server_name,
-                    )
+                found = await connect(route, min(left_s, DIAL_S_MAX))
             except ssl.SSLError as fault:
                 return _tls_fault(fault)
             except TimeoutError:
@@ -195,12 +205,56 @@ class HttpSender:
             except OSError as fault:
                 outcome = _dial_fault(fault)
             else:
-                refusal = self._refusal_here(transport, route)
-                if refusal is None:
-                    return connection
-                connection.abandon()
-                outcome = Outcome(error=refusal, refused=True)
+                if isinstance(found, Connection):
+                    return found
+                outcome = found
         return outcome
+
+    async def _connect(self, route: Route, wait_s: float) -> Connection | Outcome:
+        async with asyncio.timeout(wait_s):
+            transport, connection = await self._loop.create_connection(
+                lambda: self._connection(route),
+                route.address,
+                route.port,
+                ssl=None if route.server_name is None else self._tls,
+                server_hostname=route.server_name,
+            )
+        refusal = self._refusal_here(transport, route)
+        if refusal is None:
+            return connection
+        connection.abandon()
+        return Outcome(error=refusal, refused=True)
+
+    async def _connect_through(self, route: Route, wait_s: float) -> Connection | Outcome:
+        assert self._proxy is not None
+        until_s = self._loop.time() + wait_s
+        tunnel = await self._proxy.tunnel(
+            route.address, route.port, names=self._names, until_s=until_s
+        )
+        if isinstance(tunnel, Outcome):
+            return tunnel
+        connection = self._connection(route)
+        try:
+            if route.server_name is None:
+                tunnel.set_protocol(connection)
+                connection.connection_made(tunnel)
+                tunnel.resume_reading()
+            else:
+                async with asyncio.timeout_at(until_s):
+                    inside = await self._loop.start_tls(
+                        tunnel, connection, self._tls, server_hostname=route.server_name
+                    )
+                assert inside is not None
+                connection.connection_made(inside)
+        except BaseException:
+            tunnel.abort()
+            raise
+        return connection
+
+    def _connection(self, route: Route) -> Connection:
+        return Connection(
+            route=route, pool=self._pool, body_bytes_max=self._body_bytes_max, loop=self._loop
+        )
 
     def _refusal_here(self, transport: asyncio.Transport, route: Route) -> str | None:
         ours, theirs = (transport.get_extra_info(end) for end in ("sockname", "peername"))
