@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waypost.domain.deduplication import WINDOW_MS, dedup_key
+from waypost.domain.deduplication import WINDOW_MS, dedup_key, group_dedup_keys
 
 CONTENT = {"url": "https://example.com", "header": {"Content-Type": ["text/plain"]}, "body": b"hi"}
 HEADERS = st.dictionaries(
@@ -33,21 +33,38 @@ def test_an_id_is_the_whole_key_whatever_else_is_sent():  # W51
             assert key == "id:a"
 
 
+URLS = ["https://a.example", "https://b.example"]
+
+
+def _of_group(group="g", urls=URLS, deduplication_id=None, content_based=True, **changed):
+    content = {name: CONTENT[name] for name in ("header", "body")}
+    return group_dedup_keys(
+        deduplication_id=deduplication_id,
+        content_based=content_based,
+        group=group,
+        urls=urls,
+        **(content | changed),
+    )
+
+
 def test_the_endpoints_of_a_group_are_deduplicated_one_by_one():
-    keys = {
-        dedup_key(
-            deduplication_id="a", content_based=False, group=group, **(CONTENT | {"url": url})
-        )
-        for group in (None, "g", "h")
-        for url in ("https://a.example", "https://b.example")
-    }
-    assert keys == {
-        "id:a",
-        "id:a:g:https://a.example",
-        "id:a:g:https://b.example",
-        "id:a:h:https://a.example",
-        "id:a:h:https://b.example",
-    }
+    for content_based in (False, True):
+        for group in ("g", "h"):
+            keys = _of_group(group, deduplication_id="a", content_based=content_based)
+            assert keys == [f"id:a:{group}:https://a.example", f"id:a:{group}:https://b.example"]
+    assert _of_group(content_based=False) == [None, None]
+
+
+def test_the_content_of_a_group_is_its_name_and_url_and_the_rest():
+    keys = [
+        _by_content(url=URLS[0]),
+        *_of_group(),
+        *_of_group("h"),
+        *_of_group(body=b"hi "),
+        *_of_group(header={"Content-Type": ["text/html"]}),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert _of_group(urls=URLS[1:]) == _of_group()[1:]
 
 
 def test_content_is_destination_body_and_headers():  # W54, W56
@@ -57,7 +74,6 @@ def test_content_is_destination_body_and_headers():  # W54, W56
         _by_content(body=b"hi "),
         _by_content(header={"Content-Type": ["text/html"]}),
         _by_content(header={"Content-Type": ["text/plain"], "X": ["1"]}),
-        _by_content(group="g"),
     ]
     assert len(set(keys)) == len(keys)
     assert all(re.fullmatch("content:[0-9a-f]{64}", key) for key in keys)

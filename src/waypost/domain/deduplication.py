@@ -2,11 +2,12 @@
 
 The key is the store's to keep, beside the tenant, for `WINDOW_MS`.
 
-| asked for     | key                                                       |
-| ------------- | --------------------------------------------------------- |
-| an id         | `id:<id>`, for a group `id:<id>:<group>:<url>`            |
-| by content    | `content:<sha256>` of group, url, forwarded headers, body |
-| both          | the id's                                                  |
+| asked for     | key                                                                    |
+| ------------- | ---------------------------------------------------------------------- |
+| an id         | `id:<id>`, for a group `id:<id>:<group>:<url>`                         |
+| by content    | `content:<sha256>` of url, forwarded headers, body                     |
+|               | for a group `content:<sha256>:<url>`, of group, forwarded headers, body |
+| both          | the id's                                                               |
 
 Neither an id nor the name of a group may contain a colon, so no two keys
 can be confused.
@@ -26,7 +27,6 @@ def dedup_key(
     url: str,
     header: Mapping[str, Sequence[str]],
     body: bytes,
-    group: str | None = None,
 ) -> str | None:
     """The key of one message, or None when it is not to be deduplicated.
 
@@ -34,12 +34,35 @@ def dedup_key(
     makes no difference, the order of values does (W56).
     """
     if deduplication_id is not None:
-        if group is None:
-            return f"id:{deduplication_id}"
-        return f"id:{deduplication_id}:{group}:{url}"
+        return f"id:{deduplication_id}"
     if not content_based:
         return None
-    parts = [(group or "").encode(), url.encode()]
+    return _content("", url, header, body)
+
+
+def group_dedup_keys(
+    *,
+    deduplication_id: str | None,
+    content_based: bool,
+    group: str,
+    urls: Sequence[str],
+    header: Mapping[str, Sequence[str]],
+    body: bytes,
+) -> list[str | None]:
+    """The keys of the messages of a fan-out, one for each of its `urls`.
+
+    However many there are, the body is read once.
+    """
+    if deduplication_id is not None:
+        return [f"id:{deduplication_id}:{group}:{url}" for url in urls]
+    if not content_based:
+        return [None for _ in urls]
+    content = _content(group, "", header, body)
+    return [f"{content}:{url}" for url in urls]
+
+
+def _content(group: str, url: str, header: Mapping[str, Sequence[str]], body: bytes) -> str:
+    parts = [group.encode(), url.encode()]
     for name in sorted(header):
         parts += [name.encode(), b"%d" % len(header[name])]
         parts += [value.encode("latin-1") for value in header[name]]
