@@ -13,13 +13,16 @@ from tests.support.program import DEV_TOKEN, Server, running
 from tests.support.receiver import Receiver
 from waypost.domain.dev_users import DEV_USERS
 
+LLM_KEY = "sk-operator"
+
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The real program on a real file, on a port of its own."""
+def server(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Server]:
+    """The real program on a real file, on a port of its own; `api/llm` is the receiver's `/v1`."""
     cwd = tmp_path_factory.mktemp("waypost")
-    database = f"sqlite:///{cwd / 'compat.db'}"
-    with running("dev", "--fresh", "--port", "0", "--database", database, cwd=cwd) as server:
+    words = ["--database", f"sqlite:///{cwd / 'compat.db'}", "--llm-base-url", receiver.url + "/v1"]
+    environ = {"WAYPOST_LLM_API_KEY": LLM_KEY}
+    with running("dev", "--fresh", "--port", "0", *words, cwd=cwd, environ=environ) as server:
         server.until("running at .*\n")
         yield server
 

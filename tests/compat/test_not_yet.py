@@ -18,22 +18,6 @@ URL = "http://127.0.0.1:9/"
 NO_ROUTE = ("404", r"[A-Z]+ /v2/\S+ is not supported yet")
 
 PYTHON = {
-    "callback": (
-        lambda client: client.message.publish(url=URL, callback=URL),
-        ("400", "Upstash-Callback is not supported yet"),
-    ),
-    "callback headers": (
-        lambda client: client.message.publish(url=URL, callback_headers={"Retries": "1"}),
-        ("400", "Upstash-Callback-Retries is not supported yet"),
-    ),
-    "failure callback": (
-        lambda client: client.message.publish(url=URL, failure_callback=URL),
-        ("400", "Upstash-Failure-Callback is not supported yet"),
-    ),
-    "callback of a queued message": (
-        lambda client: client.message.enqueue(queue="q", url=URL, callback=URL),
-        ("400", "Upstash-Callback is not supported yet"),
-    ),
     "flow control": (
         lambda client: client.message.publish(url=URL, flow_control={"key": "k", "rate": 1}),
         ("400", "Upstash-Flow-Control-(Key|Value) is not supported yet"),
@@ -41,10 +25,6 @@ PYTHON = {
     "redact": (
         lambda client: client.message.publish(url=URL, redact={"body": True}),
         ("400", "Upstash-Redact-Fields is not supported yet"),
-    ),
-    "url group": (
-        lambda client: client.message.publish(url_group="my-group"),
-        ("404", "topic my-group not found"),
     ),
     "batch": (lambda client: client.message.batch([{"url": URL}]), NO_ROUTE),
     "batch json": (lambda client: client.message.batch_json([{"url": URL}]), NO_ROUTE),
@@ -55,10 +35,6 @@ PYTHON = {
         NO_ROUTE,
     ),
     "schedule list": (lambda client: client.schedule.list(), NO_ROUTE),
-    "url group endpoints": (
-        lambda client: client.url_group.upsert_endpoints("g", [{"url": URL}]),
-        NO_ROUTE,
-    ),
     "queue upsert": (lambda client: client.queue.upsert("q", parallelism=2), NO_ROUTE),
     "queue list": (lambda client: client.queue.list(), NO_ROUTE),
     "queue pause": (lambda client: client.queue.pause("q"), NO_ROUTE),
@@ -78,17 +54,12 @@ PYTHON = {
 }
 
 JAVASCRIPT = {
-    "callback": ("400", "Upstash-Callback is not supported yet"),
-    "failure callback": ("400", "Upstash-Failure-Callback is not supported yet"),
     "flow control": ("400", "Upstash-Flow-Control-(Key|Value) is not supported yet"),
     "redact": ("400", "Upstash-Redact-Fields is not supported yet"),
-    "url group": ("404", "topic js-group not found"),
-    "llm api": ("400", "Upstash-Callback is not supported yet|api/llm"),
     "batch": NO_ROUTE,
     "batch json": NO_ROUTE,
     "schedule": NO_ROUTE,
     "schedule list": NO_ROUTE,
-    "url group endpoints": NO_ROUTE,
     "queue upsert": NO_ROUTE,
     "queue list": NO_ROUTE,
     "queue pause": NO_ROUTE,

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waypost.domain.errors import Invalid, Problem, QuotaExceeded
+from waypost.domain.message import Callback
 from waypost.domain.options import Limits, checked_name, parse
 
 T0 = 1_721_068_851_000
@@ -39,6 +40,8 @@ def test_nothing_asked_for_is_a_plain_post():  # W19, W36, W37
     assert options.content_based_deduplication is False
     assert options.labels == []
     assert options.queue is None
+    assert options.callback is None
+    assert options.failure_callback is None
 
 
 @pytest.mark.parametrize(
@@ -182,6 +185,9 @@ def test_empty_fields_count_as_absent():  # W13
         "Upstash-Header-Forward",
         "Content-Type",
         "Upstash-Callback",
+        "Upstash-Callback-Retries",
+        "Upstash-Callback-Flow-Control-Key",
+        "Upstash-Callback-Deduplication-Id",
         "Upstash-Cron",
         "Upstash-Failure-Callback",
         "Upstash-Flow-Control-Key",
@@ -194,16 +200,14 @@ def test_empty_fields_count_as_absent():  # W13
 @pytest.mark.parametrize(
     "name",
     [
-        "Upstash-Callback",
-        "Upstash-Callback-Retries",
-        "Upstash-Callback-Forward-X",
-        "Upstash-Failure-Callback",
-        "Upstash-Failure-Callback-Delay",
         "Upstash-Flow-Control-Key",
         "Upstash-Flow-Control-Value",
         "Upstash-Cron",
         "Upstash-Schedule-Id",
         "Upstash-Redact-Fields",
+        "Upstash-Callback-Flow-Control-Key",
+        "Upstash-Callback-Redact-Fields",
+        "Upstash-Failure-Callback-Flow-Control-Value",
     ],
 )
 def test_a_feature_that_has_not_landed_is_refused_by_name(name):  # D5
@@ -219,6 +223,10 @@ def test_unknown_upstash_fields_are_ignored_and_never_passed_on():  # W12
         "Upstash-Feature-Set": "y",
         "Upstash-Cronjob": "z",
         "Upstash-Forwarded": "z",
+        "Upstash-Callbacks": "z",
+        "Upstash-Callback-Workflow-RunId": "z",
+        "Upstash-Failure-Callback-Feature-Set": "z",
+        "Upstash-Callback-Callbacks": "z",
     }
     assert _parse(unknown) == _parse()
     assert _parse(unknown | {"Upstash-Header-Forward": "true"}) == _parse()
@@ -364,3 +372,169 @@ def test_whatever_arrives_only_clean_fields_are_passed_on(fields, forward_all):
         for value in values:
             assert not any((c < " " and c != "\t") or c == "\x7f" for c in value)
             assert any(value.encode("latin-1") == sent.strip(b" \t") for _, sent in fields)
+
+
+CALLBACKS = [("Upstash-Callback", "callback"), ("Upstash-Failure-Callback", "failure_callback")]
+both = pytest.mark.parametrize(("prefix", "field"), CALLBACKS)
+
+
+@both
+def test_a_callback_is_a_plain_post_with_the_retries_of_the_message(prefix, field):  # W201
+    options = _parse({prefix: "https://example.com/hook?a=b", "Upstash-Retries": "7"})
+    other = {"callback", "failure_callback"} - {field}
+    assert getattr(options, field) == Callback(
+        url="https://example.com/hook?a=b", retries_max=7, timeout_ms=900_000
+    )
+    assert getattr(options, other.pop()) is None
+    assert getattr(_parse({prefix: "http://example.com"}), field).retries_max == 3
+
+
+@both
+@pytest.mark.parametrize(
+    ("suffix", "value", "expected"),
+    [
+        ("Method", "put", {"method": "PUT"}),
+        ("Timeout", "90s", {"timeout_ms": 90_000}),
+        ("Retries", "0", {"retries_max": 0}),
+        ("Retry-Delay", "7000 * retried", {"retry_delay": "7000 * retried"}),
+        ("Delay", "1d10h", {"delay_ms": 122_400_000}),
+        ("Delay", "0s", {}),
+        ("Not-Before", "1721069851", {"not_before_ms": T0 + 1_000_000}),
+        ("Not-Before", "1", {"not_before_ms": 1_000}),
+        ("Label", "a, b", {"labels": ["a", "b"]}),
+        ("Queue-Name", "told", {"queue": "told"}),
+        ("Forward-x-own", "mine", {"header": {"X-Own": ["mine"]}}),
+        ("Forward-X-Own", "", {"header": {"X-Own": [""]}}),
+        ("Forward-Content-Type", "text/plain", {"header": {"Content-Type": ["text/plain"]}}),
+        ("Forward-Upstash-Signature", "forged", {}),
+        ("Forward-Host", "evil.example", {}),
+    ],
+)
+def test_a_callback_is_configured_as_a_message_is(prefix, field, suffix, value, expected):  # W200
+    url = "https://example.com/"
+    plain = {"url": url, "retries_max": 3, "timeout_ms": 900_000}
+    name = f"{prefix}-{suffix}"
+    wanted = Callback(**(plain | expected))
+    assert getattr(_parse({prefix: url, name: value}), field) == wanted
+    assert getattr(_parse({name: value, prefix: url}), field) == wanted
+    assert getattr(_parse({prefix: url}, {name.lower(): value}), field) == wanted
+    assert getattr(_parse(query={prefix.lower(): url, name.lower(): value}), field) == wanted
+
+
+@both
+@pytest.mark.parametrize(
+    ("suffix", "value"),
+    [
+        ("", "example.com"),
+        ("", "ftp://example.com/"),
+        ("", "https://example.com/#fragment"),
+        ("", "https://exämple.com/"),
+        ("", "my-group"),
+        ("-Method", "HEAD"),
+        ("-Timeout", "5x"),
+        ("-Retries", "three"),
+        ("-Retry-Delay", "2 **"),
+        ("-Delay", "5"),
+        ("-Not-Before", "soon"),
+        ("-Label", "a" * 257),
+        ("-Queue-Name", "a/b"),
+        ("-Forward-X", "a\r\nb"),
+        ("-Forward-A b", "x"),
+    ],
+)
+def test_a_mistake_in_a_callback_is_named_by_its_field(prefix, field, suffix, value):  # D3
+    url = {prefix: "https://example.com/"}
+    name = prefix + suffix
+
+    problem = _refused(url | {name: value})
+    assert isinstance(problem, Invalid)
+    assert str(problem).startswith(f"{name}: ")
+    assert "destination" not in str(problem)
+
+    query = {key.lower(): text for key, text in (url | {name: value}).items()}
+    problem = _refused(query=query)
+    assert str(problem).startswith(f"{name.lower()} (query parameter): ")
+
+
+@both
+@pytest.mark.parametrize(
+    ("suffix", "value", "text"),
+    [
+        ("Retries", "6", "quota maxRetries exceeded"),
+        ("Delay", "604801s", "quota maxDelay exceeded, current limit: 604800"),
+        ("Not-Before", "1721673652", "quota maxDelay exceeded, current limit: 604800"),
+        ("Timeout", "901s", "quota maxTimeout exceeded, current limit: 900"),
+    ],
+)
+def test_the_limits_of_a_plan_hold_for_callbacks(prefix, field, suffix, value, text):
+    header = {prefix: "https://example.com/", f"{prefix}-{suffix}": value}
+    problem = _refused(header, limits=PAYG)
+    assert isinstance(problem, QuotaExceeded)
+    assert str(problem) == f"{prefix}: {text}"
+
+
+@both
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        "Callback",
+        "Callback-Retries",
+        "Failure-Callback",
+        "Failure-Callback-Forward-X",
+        "Deduplication-Id",
+        "Content-Based-Deduplication",
+        "Header-Forward",
+        "Cron",
+        "Schedule-Id",
+    ],
+)
+def test_what_a_callback_cannot_have_is_refused_by_name(prefix, field, suffix):  # D25
+    header = {prefix: "https://example.com/", f"{prefix}-{suffix}": "x"}
+    assert str(_refused(header)) == f"{prefix}-{suffix}: a callback has none"
+
+
+@both
+def test_the_fields_of_a_callback_that_was_not_asked_for_are_ignored(prefix, field):  # W12
+    header = {f"{prefix}-Retries": "three", f"{prefix}-Forward-X": "a\r\nb", prefix: ""}
+    assert _parse(header) == _parse()
+    [other] = {"Upstash-Callback", "Upstash-Failure-Callback"} - {prefix}
+    alone = _parse({other: "https://example.com/"})
+    assert _parse(header | {other: "https://example.com/"}) == alone
+
+
+def test_the_two_callbacks_have_nothing_in_common():
+    options = _parse(
+        {
+            "Upstash-Callback": "https://one.example/",
+            "Upstash-Callback-Retries": "1",
+            "Upstash-Callback-Forward-X": "one",
+            "Upstash-Failure-Callback": "https://two.example/",
+            "Upstash-Failure-Callback-Retries": "2",
+            "Upstash-Failure-Callback-Forward-X": "two",
+            "Upstash-Forward-X": "message",
+            "Upstash-Callback-Forward-Y": "header",
+        },
+        {"upstash-callback-forward-y": "query", "upstash-callback-forward-z": "query"},
+    )
+    assert options.callback == Callback(
+        url="https://one.example/",
+        retries_max=1,
+        timeout_ms=900_000,
+        header={"X": ["one"], "Y": ["header"], "Z": ["query"]},
+    )
+    assert options.failure_callback == Callback(
+        url="https://two.example/", retries_max=2, timeout_ms=900_000, header={"X": ["two"]}
+    )
+    assert options.header == {"X": ["message"]}
+    assert options.retries == 3
+
+
+def test_not_before_beats_the_delay_of_a_callback():
+    header = {
+        "Upstash-Callback": "https://example.com/",
+        "Upstash-Callback-Delay": "1h",
+        "Upstash-Callback-Not-Before": "1721069851",
+    }
+    callback = _parse(header).callback
+    assert callback is not None
+    assert (callback.delay_ms, callback.not_before_ms) == (0, T0 + 1_000_000)

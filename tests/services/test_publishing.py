@@ -3,14 +3,17 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.store.bench import Bench
 from tests.support.clock import SetClock
 from tests.support.factory import MINUTE, T0, some_places
 from waypost.domain.errors import Invalid, NotFound, Problem, QuotaExceeded
+from waypost.domain.message import Message
 from waypost.domain.options import Limits
+from waypost.domain.url_groups import Endpoint, UrlGroup
 from waypost.services.publishing import Incoming, Publishing, Receipt
-from waypost.store.protocol import Claim
+from waypost.store.protocol import Births, Claim
 from waypost.store.sqlite.store import SqliteStore
 from waypost.telemetry import Telemetry
 from waypost.wire.egress import Egress
@@ -22,14 +25,21 @@ def born() -> list[Claim]:
 
 
 @pytest.fixture
-def publishing(store: SqliteStore, clock: SetClock, born: list[Claim]) -> Publishing:
+def telemetry() -> Telemetry:
+    return Telemetry()
+
+
+@pytest.fixture
+def publishing(
+    store: SqliteStore, clock: SetClock, telemetry: Telemetry, born: list[Claim]
+) -> Publishing:
     return Publishing(
         store,
+        store,
         clock,
-        Telemetry(),
+        telemetry,
         limits=Limits(),
-        places=some_places(),
-        hand_over=born.append,
+        births=Births(some_places(), born.append),
         refusal_of_host=Egress().refusal_of_host,
         entropy=_Counting().bits,
     )
@@ -44,9 +54,7 @@ class _Counting:
         return self._count
 
 
-async def _publish(
-    publishing: Publishing, url: bytes = b"https://example.com/a?b=c", **more: Any
-) -> Receipt:
+async def _ask(publishing: Publishing, url: bytes, **more: Any) -> Receipt | list[Receipt]:
     destination, _, query = url.partition(b"?")
     header = more.pop("header", [])
     return await publishing.publish(
@@ -60,6 +68,45 @@ async def _publish(
             **more,
         ),
     )
+
+
+async def _publish(
+    publishing: Publishing, url: bytes = b"https://example.com/a?b=c", **more: Any
+) -> Receipt:
+    receipt = await _ask(publishing, url, **more)
+    assert isinstance(receipt, Receipt)
+    return receipt
+
+
+async def _fan_out(publishing: Publishing, url: bytes = b"g", **more: Any) -> list[Receipt]:
+    receipts = await _ask(publishing, url, **more)
+    assert isinstance(receipts, list)
+    return receipts
+
+
+A, B = "https://a.example/a", "https://b.example/b"
+
+
+async def _group(
+    store: SqliteStore,
+    *endpoints: Endpoint,
+    name: str = "g",
+    header: dict[str, list[str]] | None = None,
+) -> None:
+    group = UrlGroup(
+        id=f"tpc_of_{name}",
+        name=name,
+        created_ms=T0,
+        updated_ms=T0,
+        endpoints=list(endpoints) or [Endpoint(A, "First endpoint"), Endpoint(B)],
+        header=header or {},
+    )
+    await store.change_url_group("acme", name, lambda _: group)
+
+
+async def _messages(store: SqliteStore, receipts: list[Receipt]) -> list[Message]:
+    found = [await store.message("acme", receipt.message_id) for receipt in receipts]
+    return [one[0] for one in found if one is not None]
 
 
 async def test_a_publish_keeps_every_fact(
@@ -120,7 +167,7 @@ async def test_equal_content_is_a_duplicate_and_other_content_is_not(
     again = await _publish(publishing, header=[content])
 
     assert not any(receipt.deduplicated for receipt in others)
-    assert again == Receipt(message_id=first.message_id, deduplicated=True)
+    assert again == structs.replace(first, deduplicated=True)
 
 
 async def test_the_queue_of_the_path_wins_over_the_header(
@@ -145,6 +192,132 @@ async def test_the_hops_of_a_message_are_read_from_cdn_loop(
     await _publish(publishing, header=[(b"cdn-loop", b"other; x=1, waypost; hops=4")])
 
     assert born[0].message.hops == 4
+
+
+@pytest.mark.parametrize("destination", [b"g", b"tpc_of_g", b"g?left=over"])
+async def test_a_group_gets_a_message_for_each_endpoint_in_their_order(
+    publishing: Publishing,
+    store: SqliteStore,
+    telemetry: Telemetry,
+    born: list[Claim],
+    destination: bytes,
+) -> None:
+    """W90; what is left of the query is ignored (D3)."""
+    await _group(store)
+
+    receipts = await _fan_out(publishing, destination, header=[(b"upstash-retries", b"7")])
+
+    assert [(receipt.url, receipt.deduplicated) for receipt in receipts] == [(A, False), (B, False)]
+    one, other = await _messages(store, receipts)
+    assert one.id != other.id
+    assert [(m.url, m.group, m.endpoint, m.retries_max) for m in (one, other)] == [
+        (A, "g", "First endpoint", 7),
+        (B, "g", None, 7),
+    ]
+    assert [claim.message.id for claim in born] == [one.id, other.id]
+    assert {claim.body for claim in born} == {b"hello"}
+    assert telemetry.messages_accepted == 2
+
+
+async def test_a_group_of_one_is_answered_as_a_group(
+    publishing: Publishing, store: SqliteStore
+) -> None:
+    await _group(store, Endpoint(A))
+
+    assert [receipt.url for receipt in await _fan_out(publishing)] == [A]
+
+
+async def test_a_group_in_a_queue_keeps_the_order_of_its_endpoints(
+    publishing: Publishing, store: SqliteStore, born: list[Claim]
+) -> None:
+    """W77: the first one goes, and the others wait for it."""
+    await _group(store, *(Endpoint(f"https://a.example/{number}") for number in range(5)))
+
+    receipts = await _fan_out(publishing, queue="q")
+
+    ids = [receipt.message_id for receipt in receipts]
+    queue = await store.queue("acme", "q")
+    assert queue is not None
+    assert queue.lag == 5
+    assert [claim.message.id for claim in born] == ids[:1]
+    log = await Bench(store).log()
+    assert [one.message.id for one in log if one.state == "CREATED"] == ids
+
+
+async def test_the_endpoints_of_a_group_are_deduplicated_one_by_one(
+    publishing: Publishing, store: SqliteStore, telemetry: Telemetry
+) -> None:
+    """D2: also by content; and an id that was used for a URL or another group is another one."""
+    await _group(store)
+    await _group(store, name="h")
+    for field in (
+        (b"upstash-deduplication-id", b"once"),
+        (b"upstash-content-based-deduplication", b"True"),
+    ):
+        await _publish(publishing, A.encode(), header=[field])
+        first = await _fan_out(publishing, header=[field])
+        again = await _fan_out(publishing, b"tpc_of_g", header=[field])
+        other = await _fan_out(publishing, b"h", header=[field])
+        await _group(store, Endpoint(B), Endpoint("https://c.example/"))
+        grown = await _fan_out(publishing, header=[field])
+        await _group(store)
+
+        assert again == [structs.replace(receipt, deduplicated=True) for receipt in first]
+        assert not any(receipt.deduplicated for receipt in [*first, *other])
+        assert [receipt.deduplicated for receipt in grown] == [True, False]
+        assert grown[0].message_id == first[1].message_id
+    assert (telemetry.messages_accepted, telemetry.messages_deduplicated) == (12, 6)
+
+
+async def test_the_defaults_of_a_group_hold_where_a_publish_says_nothing(
+    publishing: Publishing, store: SqliteStore
+) -> None:
+    """W143: by a header or by a parameter."""
+    header = {
+        "Upstash-Retries": ["5"],
+        "Upstash-Label": ["of the group"],
+        "Upstash-Method": ["PUT"],
+        "Upstash-Timeout": ["9s"],
+        "Upstash-Forward-X": ["a", "b"],
+        "Upstash-Header-Forward": ["true"],
+    }
+    await _group(store, Endpoint(A), header=header)
+    own = [
+        (b"upstash-retries", b"1"),
+        (b"upstash-timeout", b""),
+        (b"x-signature", b"abc"),
+        (b"authorization", b"Bearer token"),
+    ]
+
+    [message] = await _messages(
+        store, await _fan_out(publishing, b"g?upstash-method=PATCH", header=own)
+    )
+
+    assert (message.retries_max, message.method) == (1, "PATCH")
+    assert (message.timeout_ms, message.labels) == (9_000, ["of the group"])
+    assert message.header == {"X-Signature": ["abc"], "X": ["a", "b"]}
+
+
+async def test_the_groups_of_others_are_unknown(publishing: Publishing, store: SqliteStore) -> None:
+    await _group(store)
+
+    with pytest.raises(NotFound, match="topic g not found"):
+        await publishing.publish(
+            "other",
+            Incoming(destination=b"g", query=b"", header=[], body=b"", caller_ip=None),
+        )
+
+
+async def test_what_is_wrong_with_one_message_of_a_group_keeps_all_from_being_accepted(
+    publishing: Publishing, store: SqliteStore
+) -> None:
+    """An endpoint may have been added before the policy of egress was made stricter."""
+    await _group(store, Endpoint(A), Endpoint("http://127.0.0.1/"))
+
+    with pytest.raises(Invalid, match="loopback"):
+        await _fan_out(publishing)
+
+    assert await Bench(store).log() == []
 
 
 @pytest.mark.parametrize(
@@ -172,6 +345,6 @@ async def test_what_is_wrong_is_refused_by_name_and_nothing_is_kept(
     text: str,
 ) -> None:
     with pytest.raises(kind, match=text):
-        await _publish(publishing, url, **more)
+        await _ask(publishing, url, **more)
 
     assert await Bench(store).log() == []

@@ -1,7 +1,8 @@
-"""The home of what a callback says: an attempt's answer beside the message it was made for.
+"""The home of callbacks: what they say, and what messages they are.
 
-The body of a callback is not kept: it is built from a report and the message
-that it reports on, when it is sent or shown.
+A callback is a message of its own, with its own id, retries and dead letter; it
+has no callback itself (D25).  Its body is not kept: it is built from a report
+and the message that it reports on, when it is sent or shown.
 """
 
 import msgspec
@@ -9,7 +10,10 @@ from msgspec import Struct
 
 from waypost.domain.attempt import Outcome
 from waypost.domain.header_fields import gathered, shown
-from waypost.domain.message import Message
+from waypost.domain.message import Callback, Message
+
+CONTENT_TYPE = {"Content-Type": ["application/json"]}
+"""Of a callback, unless it was told to be another."""
 
 
 class Report(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -29,13 +33,38 @@ class Report(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def report(outcome: Outcome, *, retried: int, failure: bool = False) -> Report:
-    """What to tell of an attempt.  What stands in for an answer that there was not is why."""
+    """What to tell of an attempt: the answer, or the fault where there was none."""
     return Report(
         status=outcome.status,
         header=gathered(outcome.header),
         body=outcome.body if outcome.status else (outcome.error or "").encode(),
         retried=retried,
         failure=failure,
+    )
+
+
+def message(callback: Callback, source: Message, *, message_id: str, now_ms: int) -> Message:
+    """The message that a callback is, once an attempt of `source` has ended at `now_ms`.
+
+    Where it names no queue of its own, that of the source waits for it (D24).  It has
+    come round as often as the source has (D22).
+    """
+    return Message(
+        tenant=source.tenant,
+        id=message_id,
+        created_ms=now_ms,
+        not_before_ms=max(now_ms + callback.delay_ms, callback.not_before_ms),
+        url=callback.url,
+        method=callback.method,
+        header=CONTENT_TYPE | callback.header,
+        retries_max=callback.retries_max,
+        retry_delay=callback.retry_delay,
+        timeout_ms=callback.timeout_ms,
+        queue=callback.queue,
+        labels=callback.labels,
+        hops=source.hops,
+        callback_of=source.id,
+        awaited_by=source.queue if callback.queue is None else None,
     )
 
 

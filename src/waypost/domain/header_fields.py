@@ -84,6 +84,29 @@ def end_to_end(header: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return passed
 
 
+def gathered(fields: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Fields in the order of arrival as a map, under their canonical names."""
+    header: dict[str, list[str]] = {}
+    for name, value in fields:
+        header.setdefault(_capitalised(name), []).append(value)
+    return header
+
+
+def shown(header: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """A header as it is shown: where the bytes of a value are UTF-8, the text they spell."""
+    return {name: [_shown(value) for value in values] for name, values in header.items()}
+
+
+def _shown(value: str) -> str:
+    if value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
+
+
+@lru_cache(maxsize=4096)
 def _capitalised(name: str) -> str:
     return "-".join(part.capitalize() for part in name.split("-"))
 

@@ -14,13 +14,21 @@
 | Upstash-Queue-Name                  | name                               | none            |
 | Upstash-Header-Forward              | true / false                       | false           |
 | Upstash-Forward-<H>                 | passed on as `<H>`                 |                 |
+| Upstash-Callback                    | http(s) URL, told of each attempt  | none            |
+| Upstash-Callback-<X>                | as `Upstash-<X>`, for the callback | see below       |
+| Upstash-Failure-Callback            | http(s) URL, told of the failure   | none            |
+| Upstash-Failure-Callback-<X>        | as `Upstash-<X>`, for that one     | see below       |
 | Content-Type                        | passed on                          | none (W19)      |
+
+`<X>` is Method, Timeout, Retries (else: those of the message), Retry-Delay,
+Delay, Not-Before, Label, Queue-Name or `Forward-<H>`.  They mean nothing
+without the URL of their callback, and are then ignored.
 
 Each may also come as a query parameter of the same name in lower case; a
 header beats it.  A field with an empty value counts as absent (W13), save
-`Upstash-Forward-<H>`, for an empty header is one a destination can tell from
-none.  Of a field that comes twice the first counts.  Unknown `Upstash-*`
-fields are ignored and never passed on (W12).
+`…-Forward-<H>`, for an empty header is one a destination can tell from none.
+Of a field that comes twice the first counts.  Unknown `Upstash-*` fields are
+ignored and never passed on (W12).
 
 `Upstash-Header-Forward: true` passes on every incoming field (the User-Agent
 and the signature of a webhook are among them) but for `Upstash-*`, what
@@ -34,7 +42,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
+from waypost.domain.destination import checked_url
 from waypost.domain.durations import parse_duration, parse_duration_or_seconds
 from waypost.domain.errors import Invalid, QuotaExceeded
 from waypost.domain.expression import check_expression
@@ -44,6 +54,7 @@ from waypost.domain.header_fields import (
     checked_value,
     end_to_end,
 )
+from waypost.domain.message import Callback
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 NAME_CHARS_MAX: Final = 255
@@ -52,39 +63,65 @@ LABEL_CHARS_MAX: Final = 256
 LABEL_COUNT_MAX: Final = 100
 SHOWN_BYTES_MAX: Final = 128
 
-_NOT_YET: Final = (
-    "upstash-callback",
-    "upstash-callback-",
-    "upstash-failure-callback",
-    "upstash-failure-callback-",
-    "upstash-flow-control-",
-    "upstash-cron",
-    "upstash-schedule-id",
-    "upstash-redact-fields",
-)
-"""Refused by name until its issue has landed (D5); a dash at the end stands for a family."""
 
-_NOT_YET_EXACTLY: Final = frozenset(name.encode() for name in _NOT_YET if not name.endswith("-"))
-_NOT_YET_FAMILIES: Final = tuple(name.encode() for name in _NOT_YET if name.endswith("-"))
+class _Names(Struct, frozen=True):
+    """How the fields are called that a message and its callbacks have in common."""
+
+    method: bytes
+    timeout: bytes
+    retries: bytes
+    retry_delay: bytes
+    delay: bytes
+    not_before: bytes
+    label: bytes
+    queue_name: bytes
+
+
+def _names(prefix: bytes) -> _Names:
+    return _Names(*(prefix + name.replace("_", "-").encode() for name in _Names.__struct_fields__))
+
+
+_MESSAGE: Final = _names(b"upstash-")
+_CALLBACK: Final = b"upstash-callback"
+_FAILURE_CALLBACK: Final = b"upstash-failure-callback"
+_NAMES_OF: Final = {url: _names(url + b"-") for url in (_CALLBACK, _FAILURE_CALLBACK)}
 
 _KNOWN: Final = frozenset(
     {
-        b"upstash-method",
-        b"upstash-timeout",
-        b"upstash-retries",
-        b"upstash-retry-delay",
-        b"upstash-delay",
-        b"upstash-not-before",
+        *astuple(_MESSAGE),
         b"upstash-deduplication-id",
         b"upstash-content-based-deduplication",
-        b"upstash-label",
-        b"upstash-queue-name",
         b"upstash-header-forward",
+        *_NAMES_OF,
+        *(name for names in _NAMES_OF.values() for name in astuple(names)),
     }
 )
 
+_NOT_YET: Final = re.compile(
+    rb"upstash-(?:cron\Z|schedule-id\Z"
+    rb"|(?:(?:failure-)?callback-)?(?:redact-fields\Z|flow-control-))"
+)
+"""Refused by name until its issue has landed (D5)."""
+
+_NOT_OF_CALLBACKS: Final = re.compile(
+    rb"upstash-(?:failure-)?callback-(?:(?:failure-)?callback(?:-|\Z)"
+    rb"|(?:deduplication-id|content-based-deduplication|header-forward|cron|schedule-id)\Z)"
+)
+"""What a message may have and a callback cannot (D25)."""
+
 _OURS: Final = b"upstash-"
 _FORWARD: Final = b"upstash-forward-"
+_LOOKED_AT: Final = (
+    b"upstash-callback-",
+    b"upstash-failure-callback-",
+    b"upstash-cron",
+    b"upstash-schedule-id",
+    b"upstash-redact-fields",
+    b"upstash-flow-control-",
+)
+"""How all fields begin that are not known and yet not ignored."""
+
+_CALLBACK_FORWARDS: Final = tuple(url + b"-forward-" for url in _NAMES_OF)
 _STAY_WITH_US: Final = frozenset({b"authorization", b"accept-encoding"})
 
 _WHOLE: Final = re.compile(r"[0-9]{1,15}")
@@ -117,6 +154,8 @@ class Options(Struct, frozen=True, kw_only=True):
     content_based_deduplication: bool
     labels: list[str]
     queue: str | None
+    callback: Callback | None = None
+    failure_callback: Callback | None = None
 
 
 def parse(
@@ -142,41 +181,36 @@ def parse(
         for parameter, text in query.items():
             given.take(parameter.encode(), text.encode())
 
-    retries = given.read(b"upstash-retries", _whole)
+    retries = _retries(given, _MESSAGE, limits)
     if retries is None:
         retries = limits.retries_default
-    elif retries > limits.retries_max:
-        raise QuotaExceeded("quota maxRetries exceeded")
-    retry_delay = given.read(b"upstash-retry-delay", lambda text: _expression(text, retries))
-
-    timeout_ms = given.read(b"upstash-timeout", parse_duration_or_seconds)
-    if timeout_ms is not None and timeout_ms > limits.timeout_ms_max:
-        raise _quota("maxTimeout", limits.timeout_ms_max)
-
-    delay_ms = given.read(b"upstash-delay", parse_duration) or 0
-    not_before_s = given.read(b"upstash-not-before", _whole)
-    not_before_ms = now_ms + delay_ms if not_before_s is None else not_before_s * 1000
-    if not_before_ms - now_ms > limits.delay_ms_max:
-        raise _quota("maxDelay", limits.delay_ms_max)
+    delay_ms, not_before_ms = _times(given, _MESSAGE, limits, now_ms)
 
     deduplication_id = given.read(b"upstash-deduplication-id", _deduplication_id)
     if deduplication_id is not None and ":" in deduplication_id:
         raise Invalid("DeduplicationId cannot contain ':'")
 
     forward_all = given.read(b"upstash-header-forward", _truth)
+    callback = failure_callback = None
+    if not _NAMES_OF.keys().isdisjoint(given.values):
+        callback = _callback(given, _CALLBACK, limits, retries, now_ms)
+        failure_callback = _callback(given, _FAILURE_CALLBACK, limits, retries, now_ms)
+
     return Options(
-        method=given.read(b"upstash-method", _method) or "POST",
+        method=given.read(_MESSAGE.method, _method) or "POST",
         header=given.header(fields if forward_all else ()),
-        timeout_ms=timeout_ms or limits.timeout_ms_default,
+        timeout_ms=_timeout_ms(given, _MESSAGE, limits),
         retries=retries,
-        retry_delay=retry_delay,
-        not_before_ms=max(now_ms, not_before_ms),
+        retry_delay=given.read(_MESSAGE.retry_delay, lambda text: _expression(text, retries)),
+        not_before_ms=now_ms + delay_ms if not_before_ms is None else max(now_ms, not_before_ms),
         deduplication_id=deduplication_id,
         content_based_deduplication=bool(
             given.read(b"upstash-content-based-deduplication", _truth)
         ),
-        labels=given.read(b"upstash-label", _labels) or [],
-        queue=given.read(b"upstash-queue-name", checked_name),
+        labels=given.read(_MESSAGE.label, _labels) or [],
+        queue=given.read(_MESSAGE.queue_name, checked_name),
+        callback=callback,
+        failure_callback=failure_callback,
     )
 
 
@@ -189,36 +223,100 @@ def checked_name(text: str) -> str:
     return text
 
 
+def _retries(given: "_Given", names: _Names, limits: Limits) -> int | None:
+    retries = given.read(names.retries, _whole)
+    if retries is not None and retries > limits.retries_max:
+        raise QuotaExceeded(f"{_said_of(names)}quota maxRetries exceeded")
+    return retries
+
+
+def _timeout_ms(given: "_Given", names: _Names, limits: Limits) -> int:
+    timeout_ms = given.read(names.timeout, parse_duration_or_seconds)
+    if timeout_ms is not None and timeout_ms > limits.timeout_ms_max:
+        raise _quota(names, "maxTimeout", limits.timeout_ms_max)
+    return timeout_ms or limits.timeout_ms_default
+
+
+def _times(given: "_Given", names: _Names, limits: Limits, now_ms: int) -> tuple[int, int | None]:
+    """The delay, and the moment, which beats it; it may be in the past."""
+    delay_ms = given.read(names.delay, parse_duration) or 0
+    not_before_s = given.read(names.not_before, _whole)
+    not_before_ms = None if not_before_s is None else not_before_s * 1000
+    wait_ms = delay_ms if not_before_ms is None else not_before_ms - now_ms
+    if wait_ms > limits.delay_ms_max:
+        raise _quota(names, "maxDelay", limits.delay_ms_max)
+    return delay_ms, not_before_ms
+
+
+def _callback(
+    given: "_Given", name: bytes, limits: Limits, retries: int, now_ms: int
+) -> Callback | None:
+    """The callback whose URL is the field `name`; `retries` are those of the message."""
+    url = given.read(name, _callback_url)
+    if url is None:
+        return None
+    names = _NAMES_OF[name]
+    own_retries = _retries(given, names, limits)
+    if own_retries is not None:
+        retries = own_retries
+    delay_ms, not_before_ms = _times(given, names, limits, now_ms)
+    return Callback(
+        url=url,
+        method=given.read(names.method, _method) or "POST",
+        header=given.callback_header(name),
+        retries_max=retries,
+        retry_delay=given.read(names.retry_delay, lambda text: _expression(text, retries)),
+        timeout_ms=_timeout_ms(given, names, limits),
+        delay_ms=0 if not_before_ms is not None else delay_ms,
+        not_before_ms=not_before_ms or 0,
+        queue=given.read(names.queue_name, checked_name),
+        labels=given.read(names.label, _labels) or [],
+    )
+
+
+def _callback_url(text: str) -> str:
+    try:
+        return checked_url(text.encode())
+    except Invalid as fault:
+        raise Invalid(str(fault).removeprefix("invalid destination url: ")) from None
+
+
 class _Given:
     """The `Upstash-*` fields that were given; those of the query are taken last."""
 
-    __slots__ = ("_forwards", "_queried", "_values", "content_type", "from_query")
+    __slots__ = (
+        "_callback_forwards", "_forwards", "_queried", "content_type", "from_query", "values",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.content_type = b""
         self.from_query = False
-        self._values: dict[bytes, bytes] = {}
+        self.values: dict[bytes, bytes] = {}
         self._queried: set[bytes] = set()
         self._forwards: dict[str, list[str]] = {}
+        self._callback_forwards: list[tuple[bytes, bytes, bool]] = []
 
     def take(self, name: bytes, value: bytes) -> None:
         if name.startswith(_FORWARD):
-            canonical = _canonical(name, len(_FORWARD), from_query=self.from_query)
-            if not (self.from_query and canonical in self._forwards):
-                _add(self._forwards, canonical, name, value, from_query=self.from_query)
-        elif _blank(value):
-            return
+            _forward(self._forwards, len(_FORWARD), name, value, from_query=self.from_query)
         elif name in _KNOWN:
-            if name not in self._values:
-                self._values[name] = value
+            if name not in self.values and not _blank(value):
+                self.values[name] = value
                 if self.from_query:
                     self._queried.add(name)
-        elif name in _NOT_YET_EXACTLY or name.startswith(_NOT_YET_FAMILIES):
-            raise Invalid(f"{_shown(name, from_query=self.from_query)} is not supported yet")
+        elif name.startswith(_LOOKED_AT):
+            if name.startswith(_CALLBACK_FORWARDS):
+                self._callback_forwards.append((name, value, self.from_query))
+            elif _blank(value):
+                return
+            elif _NOT_YET.match(name) is not None:
+                raise Invalid(f"{_shown(name, from_query=self.from_query)} is not supported yet")
+            elif _NOT_OF_CALLBACKS.match(name) is not None:
+                raise Invalid(f"{_shown(name, from_query=self.from_query)}: a callback has none")
 
     def read(self, name: bytes, reader: Callable[[str], _T]) -> _T | None:
         """What `reader` makes of a field; None when it was not given."""
-        value = self._values.get(name)
+        value = self.values.get(name)
         if value is None:
             return None
         try:
@@ -242,6 +340,26 @@ class _Given:
         if header:
             check_total(header)
         return header
+
+    def callback_header(self, url_name: bytes) -> dict[str, list[str]]:
+        """What is passed on to the callback whose URL is the field `url_name`."""
+        prefix = url_name + b"-forward-"
+        forwards: dict[str, list[str]] = {}
+        for name, value, from_query in self._callback_forwards:
+            if name.startswith(prefix):
+                _forward(forwards, len(prefix), name, value, from_query=from_query)
+        header = end_to_end(forwards)
+        check_total(header)
+        return header
+
+
+def _forward(
+    forwards: dict[str, list[str]], skip: int, name: bytes, value: bytes, *, from_query: bool
+) -> None:
+    """Pass a field on without its prefix, unless one of the query comes after a header."""
+    canonical = _canonical(name, skip, from_query=from_query)
+    if not (from_query and canonical in forwards):
+        _add(forwards, canonical, name, value, from_query=from_query)
 
 
 def _add(
@@ -282,8 +400,17 @@ def _text(value: bytes) -> str:
     return text.strip(" \t")
 
 
-def _quota(name: str, limit_ms: int) -> QuotaExceeded:
-    return QuotaExceeded(f"quota {name} exceeded, current limit: {limit_ms // 1000}")
+def _said_of(names: _Names) -> str:
+    """What stands before a limit that was passed: nothing for the message itself."""
+    for url, those in _NAMES_OF.items():
+        if names is those:
+            return f"{_shown(url, from_query=False)}: "
+    return ""
+
+
+def _quota(names: _Names, name: str, limit_ms: int) -> QuotaExceeded:
+    limit_s = limit_ms // 1000
+    return QuotaExceeded(f"{_said_of(names)}quota {name} exceeded, current limit: {limit_s}")
 
 
 def _whole(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The home of one attempt: a claim is signed, sent, judged and settled."""
+"""The home of one attempt: a claim is signed, sent, judged and settled, and told of."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,13 +6,18 @@ from collections.abc import Callable
 import structlog
 
 from waypost.clock import Clock
-from waypost.domain.attempt import GiveUp, Outcome, Verdict
+from waypost.domain import callbacks
+from waypost.domain.apis import Api, authorized
+from waypost.domain.attempt import GiveUp, Outcome, TryAgain, Verdict
+from waypost.domain.destination import origin_of
 from waypost.domain.errors import StaleClaim, StoreBroken, StoreFull, StoreUnavailable
 from waypost.domain.hops import FIELD, HOPS_MAX, field
-from waypost.domain.message import Logged
+from waypost.domain.ids import MESSAGE_ENTROPY_BITS, message_id
+from waypost.domain.message import Callback, Logged
+from waypost.domain.places import INTERRUPTED_MAX
 from waypost.domain.retry import Backoff, judge
 from waypost.domain.signing import SigningKeys, sign
-from waypost.store.protocol import Claim, Deliveries
+from waypost.store.protocol import Births, Claim, Deliveries, Draft
 from waypost.telemetry import Telemetry
 from waypost.wire.protocol import Request, Sender
 
@@ -21,12 +26,24 @@ log = structlog.stdlib.get_logger()
 SETTLE_AGAIN_MS = 1_000
 """How long to wait before a settle that the store could not take is tried again."""
 
-OWN_FIELDS = frozenset({"Upstash-Message-Id", "Upstash-Retried", "Upstash-Signature", FIELD})
-"""Fields of ours that a publisher cannot override."""
+OWN_FIELDS = frozenset(
+    {
+        "Upstash-Message-Id",
+        "Upstash-Retried",
+        "Upstash-Signature",
+        "Upstash-Topic-Name",
+        "Cdn-Loop",
+    }
+)
+"""Fields of ours that a publisher cannot override, by their canonical names."""
 
 
 class Delivery:
-    """Attempts deliveries.  `keys` gives a tenant's signing keys."""
+    """Attempts deliveries.
+
+    `keys` gives a tenant's signing keys, `entropy` so many random bits.  `llm` is where
+    messages to `api/llm` go.
+    """
 
     def __init__(
         self,
@@ -38,6 +55,8 @@ class Delivery:
         keys: Callable[[str], SigningKeys | None],
         backoff: Backoff,
         region: str,
+        entropy: Callable[[int], int],
+        llm: Api | None = None,
     ) -> None:
         self._deliveries = deliveries
         self._sender = sender
@@ -46,29 +65,47 @@ class Delivery:
         self._keys = keys
         self._backoff = backoff
         self._region = region
+        self._entropy = entropy
+        self._llm = llm
 
     async def attempt(self, claim: Claim) -> Outcome:
         """Send a claimed message once; what the destination did."""
         message = claim.message
-        if message.hops >= HOPS_MAX:
-            return Outcome(
-                refused=True, error=f"a loop: the message has passed here {message.hops} times"
-            )
+        why = self._why_not(claim)
+        if why is not None:
+            return Outcome(refused=True, error=why)
         started_ms = self._clock.now_ms()
+        url, header = message.url, self._header(claim, started_ms)
+        if message.api is not None:
+            assert self._llm is not None, message.id
+            url, header = self._llm.url, authorized(header, self._llm.key)
         outcome = await self._sender.send(
             Request(
                 method=message.method,
-                url=message.url,
-                header=self._header(claim, started_ms),
+                url=url,
+                header=header,
                 body=claim.body,
                 timeout_ms=message.timeout_ms,
+                tenant=message.tenant,
+                trusted=message.api is not None,
             )
         )
         self._telemetry.attempted(outcome, took_ms=self._clock.now_ms() - started_ms)
         return outcome
 
-    async def settle(self, claim: Claim, outcome: Outcome) -> Logged | None:
-        """Record what became of an attempt; None when the claim had been lost.
+    def _why_not(self, claim: Claim) -> str | None:
+        """Why a message is given up and not sent, or None."""
+        message = claim.message
+        if message.hops >= HOPS_MAX:
+            return f"a loop: the message has passed here {message.hops} times"
+        if claim.interrupted >= INTERRUPTED_MAX:
+            return f"interrupted: {claim.interrupted} attempts were cut short by a crash"
+        if message.api is not None and self._llm is None:
+            return f"{message.url} is not configured any more: set llm_base_url"
+        return None
+
+    async def settle(self, claim: Claim, outcome: Outcome, *, births: Births) -> Logged | None:
+        """Record what became of an attempt, and call back; None when the claim had been lost.
 
         While the store is away or full this waits for it: what was delivered
         must not be sent again for want of a line in the log.
@@ -82,10 +119,19 @@ class Delivery:
                 retries_max=message.retries_max,
                 retry_delay=message.retry_delay,
                 backoff=self._backoff,
+                not_before_ms=message.not_before_ms,
                 now_ms=now_ms,
             )
+            drafts = self._callbacks(claim, outcome, verdict, now_ms)
             try:
-                logged = await self._deliveries.settle(claim, verdict, outcome, now_ms=now_ms)
+                logged = await self._deliveries.settle(
+                    claim,
+                    verdict,
+                    outcome,
+                    callbacks=drafts,
+                    births=births,
+                    now_ms=now_ms,
+                )
             except StaleClaim:
                 self._telemetry.settles_stale += 1
                 log.warning("settle_stale", message_id=message.id)
@@ -96,7 +142,41 @@ class Delivery:
                 await asyncio.sleep(SETTLE_AGAIN_MS / 1000)
             else:
                 self._settled(claim, verdict, logged)
+                self._telemetry.callbacks_accepted += len(drafts)
                 return logged
+
+    def _callbacks(
+        self, claim: Claim, outcome: Outcome, verdict: Verdict, now_ms: int
+    ) -> list[Draft]:
+        """Who is told of an attempt: of each the one, of the last that failed the other too.
+
+        A fault of our own proxy is none of the destination's, and there is nothing to tell.
+        """
+        source = claim.message
+        drafts: list[Draft] = []
+        if outcome.proxy_fault and isinstance(verdict, TryAgain) and not verdict.counts:
+            return drafts
+        if source.callback is not None:
+            drafts.append(self._callback(source.callback, claim, outcome, now_ms, failure=False))
+        if source.failure_callback is not None and isinstance(verdict, GiveUp):
+            drafts.append(
+                self._callback(source.failure_callback, claim, outcome, now_ms, failure=True)
+            )
+        return drafts
+
+    def _callback(
+        self, callback: Callback, claim: Claim, outcome: Outcome, now_ms: int, *, failure: bool
+    ) -> Draft:
+        return Draft(
+            message=callbacks.message(
+                callback,
+                claim.message,
+                message_id=message_id(now_ms, self._entropy(MESSAGE_ENTROPY_BITS)),
+                now_ms=now_ms,
+            ),
+            report=callbacks.report(outcome, retried=claim.retried, failure=failure),
+            host=origin_of(callback.url).key,
+        )
 
     def _settled(self, claim: Claim, verdict: Verdict, logged: Logged) -> None:
         self._telemetry.messages_settled[logged] += 1
@@ -127,7 +207,9 @@ class Delivery:
             ("Upstash-Retried", str(claim.retried)),
             (FIELD, field(message.hops)),
         )
-        keys = self._keys(message.tenant)
+        if message.group is not None:
+            header.append(("Upstash-Topic-Name", message.group))
+        keys = self._keys(message.tenant) if message.api is None else None
         # A claim's token is used once, so that with the message's id it names the attempt.
         if keys is not None:
             token = sign(

@@ -1,14 +1,14 @@
 """The home of publishing: from a request's raw bytes to messages on disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from waypost.clock import Clock
 from waypost.domain import options
-from waypost.domain.deduplication import WINDOW_MS, dedup_key
+from waypost.domain.apis import check_api, destination_of
+from waypost.domain.deduplication import WINDOW_MS, dedup_key, group_dedup_keys
 from waypost.domain.destination import (
-    ToApi,
     ToGroup,
     ToUrl,
     origin_of,
@@ -20,8 +20,8 @@ from waypost.domain.hops import hops_of
 from waypost.domain.ids import message_id
 from waypost.domain.message import Message
 from waypost.domain.options import Limits, Options
-from waypost.domain.places import Places
-from waypost.store.protocol import Claim, Deliveries, Draft
+from waypost.domain.url_groups import with_defaults
+from waypost.store.protocol import Accepted, Births, Deliveries, Draft, Reader
 from waypost.telemetry import Telemetry
 
 
@@ -38,68 +38,140 @@ class Incoming(Struct, frozen=True, kw_only=True):
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
-    """What the publisher is told."""
+    """What the publisher is told of a message."""
 
     message_id: str
+    url: str
     deduplicated: bool
 
 
 class Publishing:
-    """Accepts messages.  `refusal_of_host` is the egress policy's word at this door (D10)."""
+    """Accepts messages.  `refusal_of_host` is the egress policy's word at this door, about a
+    host, a port and a tenant (D10)."""
 
     def __init__(
         self,
         deliveries: Deliveries,
+        reader: Reader,
         clock: Clock,
         telemetry: Telemetry,
         *,
         limits: Limits,
-        places: Places,
-        hand_over: Callable[[Claim], None],
-        refusal_of_host: Callable[[str, int], str | None],
+        births: Births,
+        refusal_of_host: Callable[[str, int, str], str | None],
         entropy: Callable[[int], int],
+        llm_known: bool = False,
     ) -> None:
         self._deliveries = deliveries
+        self._reader = reader
         self._clock = clock
         self._telemetry = telemetry
         self._limits = limits
-        self._places = places
-        self._hand_over = hand_over
+        self._births = births
         self._refusal_of_host = refusal_of_host
         self._entropy = entropy
+        self._llm_known = llm_known
 
-    async def publish(self, tenant: str, incoming: Incoming) -> Receipt:
-        """Accept a message; it is on disk when this returns.
+    async def publish(self, tenant: str, incoming: Incoming) -> Receipt | list[Receipt]:
+        """Accept a message, or for a URL group one for each of its endpoints, in their order.
 
+        All of it is on disk when this returns.
         Raises Invalid, QuotaExceeded, NotFound, StoreFull, StoreUnavailable; then
         nothing was accepted.
         """
         now_ms = self._clock.now_ms()
         destination, parameters = read_destination(incoming.destination, incoming.query)
+        if isinstance(destination, ToGroup):
+            drafts = await self._fan_out(tenant, destination.name, parameters, incoming, now_ms)
+            accepted = await self._deliveries.add(drafts, births=self._births, now_ms=now_ms)
+            return [self._receipt(draft, one) for draft, one in zip(drafts, accepted, strict=True)]
         asked = options.parse(incoming.header, parameters, limits=self._limits, now_ms=now_ms)
-        match destination:
-            case ToUrl(url):
-                draft = self._draft(tenant, url, asked, incoming, now_ms)
-            case ToApi(name):
-                raise Invalid(f"api/{name}: no API of that name is configured")
-            case ToGroup(name):
-                raise unknown_group(name)
-        [accepted] = await self._deliveries.add(
-            [draft], places=self._places, hand_over=self._hand_over, now_ms=now_ms
+        if isinstance(destination, ToUrl):
+            url, api = destination.url, None
+        else:
+            api = destination.name
+            check_api(api, llm_known=self._llm_known, called_back=asked.callback is not None)
+            url = destination_of(api)
+        key = dedup_key(
+            deduplication_id=asked.deduplication_id,
+            content_based=asked.content_based_deduplication,
+            url=url,
+            header=asked.header,
+            body=incoming.body,
         )
+        draft = self._draft(tenant, url, asked, incoming, now_ms, key=key, api=api)
+        [one] = await self._deliveries.add([draft], births=self._births, now_ms=now_ms)
+        return self._receipt(draft, one)
+
+    def _receipt(self, draft: Draft, accepted: Accepted) -> Receipt:
+        """Count a message that was answered for."""
         if accepted.deduplicated:
             self._telemetry.messages_deduplicated += 1
         else:
             self._telemetry.messages_accepted += 1
-        return Receipt(message_id=accepted.message_id, deduplicated=accepted.deduplicated)
+        return Receipt(
+            message_id=accepted.message_id,
+            url=draft.message.url,
+            deduplicated=accepted.deduplicated,
+        )
+
+    async def _fan_out(
+        self,
+        tenant: str,
+        name_or_id: str,
+        parameters: Mapping[str, str],
+        incoming: Incoming,
+        now_ms: int,
+    ) -> list[Draft]:
+        """A draft for each endpoint of a group as it is now; they have one body between them."""
+        group = await self._reader.url_group(tenant, name_or_id)
+        if group is None:
+            raise unknown_group(name_or_id)
+        fields = with_defaults(incoming.header, parameters, group.header)
+        asked = options.parse(fields, parameters, limits=self._limits, now_ms=now_ms)
+        keys = group_dedup_keys(
+            deduplication_id=asked.deduplication_id,
+            content_based=asked.content_based_deduplication,
+            group=group.name,
+            urls=[endpoint.url for endpoint in group.endpoints],
+            header=asked.header,
+            body=incoming.body,
+        )
+        return [
+            self._draft(
+                tenant,
+                endpoint.url,
+                asked,
+                incoming,
+                now_ms,
+                key=key,
+                group=group.name,
+                endpoint=endpoint.name,
+            )
+            for endpoint, key in zip(group.endpoints, keys, strict=True)
+        ]
 
     def _draft(
-        self, tenant: str, url: str, asked: Options, incoming: Incoming, now_ms: int
+        self,
+        tenant: str,
+        url: str,
+        asked: Options,
+        incoming: Incoming,
+        now_ms: int,
+        *,
+        key: str | None,
+        group: str | None = None,
+        endpoint: str | None = None,
+        api: str | None = None,
     ) -> Draft:
-        origin = origin_of(url)
-        refusal = self._refusal_of_host(origin.host, origin.port)
-        if refusal is not None:
-            raise Invalid(f"invalid destination url: {refusal}")
+        host = url
+        if api is None:  # the address of an API is the operator's own
+            origin = origin_of(url)
+            host, refusal = origin.key, self._refusal_of_host(origin.host, origin.port, tenant)
+            if refusal is not None:
+                raise Invalid(f"invalid destination url: {refusal}")
+        if asked.callback is not None or asked.failure_callback is not None:
+            check_callbacks(asked, self._refusal_of_host, tenant)
         queue = asked.queue
         if incoming.queue is not None:
             try:
@@ -112,7 +184,7 @@ class Publishing:
             created_ms=now_ms,
             not_before_ms=asked.not_before_ms,
             url=url,
-            method=asked.method,
+            method=asked.method if api is None else "POST",
             header=asked.header,
             retries_max=asked.retries,
             retry_delay=asked.retry_delay,
@@ -122,24 +194,41 @@ class Publishing:
             caller_ip=incoming.caller_ip,
             hops=_hops(incoming),
         )
-        key = dedup_key(
-            deduplication_id=asked.deduplication_id,
-            content_based=asked.content_based_deduplication,
-            url=url,
-            header=asked.header,
-            body=incoming.body,
-        )
+        if group or api or asked.callback or asked.failure_callback:
+            # Apart from the others: CPython puts more than 15 keywords of a call into a
+            # dict, which would take each message 1 us.
+            message = structs.replace(
+                message,
+                group=group,
+                endpoint=endpoint,
+                api=api,
+                callback=asked.callback,
+                failure_callback=asked.failure_callback,
+            )
         return Draft(
             message=message,
             body=incoming.body,
-            host=origin.key,
+            host=host,
             dedup_key=key,
             dedup_until_ms=now_ms + WINDOW_MS,
         )
 
 
+def check_callbacks(
+    asked: Options, refusal_of_host: Callable[[str, int, str], str | None], tenant: str
+) -> None:
+    """Raise Invalid, by the name of the field, for a callback that may not be reached (D10)."""
+    for name, callback in (
+        ("Upstash-Callback", asked.callback),
+        ("Upstash-Failure-Callback", asked.failure_callback),
+    ):
+        if callback is not None:
+            origin = origin_of(callback.url)
+            refusal = refusal_of_host(origin.host, origin.port, tenant)
+            if refusal is not None:
+                raise Invalid(f"{name}: {refusal}")
+
+
 def _hops(incoming: Incoming) -> int:
-    for name, value in incoming.header:
-        if name == b"cdn-loop":
-            return hops_of(value.decode("latin-1"))
-    return 0
+    passages = [value for name, value in incoming.header if name == b"cdn-loop"]
+    return hops_of(b",".join(passages).decode("latin-1")) if passages else 0

@@ -23,19 +23,12 @@ const calls = {
   "timeout of hours": () => publish({ timeout: "3h" }),
   "queue name with a blank": () => client.queue({ queueName: "a b" }).enqueue({ url }),
 
-  callback: () => publish({ callback: "https://example.com/" }),
-  "failure callback": () => publish({ failureCallback: "https://example.com/" }),
   "flow control": () => publish({ flowControl: { key: "k", parallelism: 1 } }),
   redact: () => publish({ redact: { body: true } }),
-  "url group": () => publish({ url: undefined, urlGroup: "js-group" }),
-  "llm api": () =>
-    client.publishJSON({ api: { name: "llm" }, body: {}, callback: "https://example.com/" }),
   batch: () => client.batch([{ url, body: "x" }]),
   "batch json": () => client.batchJSON([{ url, body: "x" }]),
   schedule: () => client.schedules.create({ destination: url, cron: "* * * * *" }),
   "schedule list": () => client.schedules.list(),
-  "url group endpoints": () =>
-    client.urlGroups.addEndpoints({ name: "js-group", endpoints: [{ url }] }),
   "queue upsert": () => queue.upsert({ parallelism: 2 }),
   "queue list": () => queue.list(),
   "queue pause": () => queue.pause(),
