@@ -467,6 +467,16 @@ async def test_a_settle_after_the_claim_was_lost_changes_nothing(bench: Bench) -
     assert await bench.deliver(live) == "DELIVERED"
 
 
+async def test_a_retry_that_does_not_count_uses_up_none(bench: Bench) -> None:
+    await bench.add(a_draft())
+    [claim] = bench.born
+
+    await bench.end(claim, TryAgain(T0, counts=False))
+
+    [again] = await bench.claim()
+    assert again.retried == claim.retried
+
+
 async def test_a_claim_settles_once(bench: Bench) -> None:
     await bench.add(a_draft())
     [claim] = bench.born

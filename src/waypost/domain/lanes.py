@@ -1,24 +1,39 @@
-"""The home of where a delivery waits: its queue, else its tenant and host.
+"""The home of where a delivery waits: its queue, else its flow-control key, else its host.
 
 Suspects (D18) that have no queue wait in a lane of their own, so that whoever
 waits to be tried alone holds up nobody else.
 """
 
+from waypost.domain.message import Message
+
 QUEUE = "queue:"
+KEY = "key:"
 HOST = "host:"
 SUSPECTS = "suspects"
 
 
-def lane_of(queue: str | None, host: str, *, suspect: bool = False) -> str:
+def lane_of(message: Message, host: str, *, suspect: bool = False) -> str:
     """The lane's name within its tenant."""
-    if queue is not None:
-        return queue_lane(queue)
-    return SUSPECTS if suspect else f"{HOST}{host}"
+    if message.queue is not None:
+        return queue_lane(message.queue)
+    if suspect:
+        return SUSPECTS
+    return f"{HOST}{host}" if message.flow is None else key_lane(message.flow.key)
 
 
 def queue_lane(queue: str) -> str:
     """The lane that a queue is."""
     return f"{QUEUE}{queue}"
+
+
+def key_lane(key: str) -> str:
+    """The lane of a flow-control key."""
+    return f"{KEY}{key}"
+
+
+def key_of(lane: str) -> str | None:
+    """The flow-control key whose lane it is, or None."""
+    return lane[len(KEY) :] if lane.startswith(KEY) else None
 
 
 def queue_of(lane: str) -> str | None:

@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from waypost.domain.flow import Flow
+
 
 class Callback(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who is told of an attempt, or of the failure of a message, and how (contract section 5)."""
@@ -59,6 +61,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     failure_callback: Callback | None = None
     callback_of: str | None = None
     awaited_by: str | None = None
+    flow: Flow | None = None
 
 
 class State(StrEnum):

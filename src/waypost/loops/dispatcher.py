@@ -169,6 +169,8 @@ class Dispatcher:
 def _sign_of(outcome: Outcome, *, took_ms: int) -> Sign:
     if outcome.host_down:
         return Sign.DOWN
+    if outcome.proxy_fault:
+        return Sign.NONE
     if took_ms > SLOW_MS:
         return Sign.SLOW
     return Sign.WELL

@@ -297,7 +297,8 @@ class Deliveries(Protocol):
         letter, the freed hold, and the `callbacks`, which are accepted as by `add`.
         Answers the log's last word.  A claim that was asked to cancel ends as
         DELIVERED after a success and as CANCELED else; then there is no failure
-        callback (D16).  A report of a failure is given the id of the dead letter.
+        callback (D16).  A report of a failure is given the id of the dead letter.  A
+        TryAgain that does not count uses up no retry.
 
         The hold of a queue is freed by whatever ends last: the message, or one of
         its callbacks that names no queue of its own (D24).
@@ -390,6 +391,9 @@ class UrlGroups(Protocol):
         Answers what is kept now.  What `change` raises reaches this caller alone,
         and nothing is changed.  Messages that were published to the group stay
         as they are.
+
+        Raises StoreFull when free space is below the watermark and the group would
+        take more; then nothing is changed.
         """
         ...
 

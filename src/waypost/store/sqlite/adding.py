@@ -17,6 +17,7 @@ from waypost.domain.message import Message
 from waypost.store.protocol import Accepted, Births, Claim, Draft
 from waypost.store.sqlite import lanes
 from waypost.store.sqlite.database import insert, query
+from waypost.store.sqlite.permits import Permits
 from waypost.store.sqlite.writer import Batch
 
 encode = msgspec.json.encode
@@ -56,7 +57,8 @@ class Adding:
         self.open: dict[tuple[str, str], int] = {}
         self.accepted_ms: dict[tuple[str, str], int] = {}
         self.waiting: dict[tuple[str, str], int] = {}
-        self.queues_waiting: set[tuple[str, str]] = set()
+        self.limited: set[tuple[str, str]] = set()
+        self.permits = Permits(self.db, now_ms=now_ms)
         self.messages: list[tuple[Any, ...]] = []
         self.bodies: list[tuple[Any, ...]] = []
         self.deliveries: list[tuple[Any, ...]] = []
@@ -91,7 +93,8 @@ class Adding:
         insert(self.db, "delivery", self.deliveries)
         insert(self.db, "hold", self.holds)
         insert(self.db, "event", self.events)
-        lanes.join(self.batch, self.waiting, self.queues_waiting, now_ms=self.now_ms)
+        self.permits.write()
+        lanes.join(self.batch, self.waiting, self.limited, now_ms=self.now_ms)
 
     def _accept(
         self,
@@ -116,7 +119,7 @@ class Adding:
             assert source is not None, message.id
             body = callbacks.body(draft.report, source.message, source.body)
             kept = encode(draft.report)
-        lane = lane_of(message.queue, draft.host)
+        lane = lane_of(message, draft.host)
         place = (tenant, lane)
         room = self.open.get(place)
         if room is None:
@@ -125,6 +128,12 @@ class Adding:
         if message.queue is not None:
             due_ms = max(due_ms, self.accepted_ms[place])
         token = None
+        key = None
+        if message.flow is not None:
+            key = message.flow.key
+            self.permits.ask(tenant, message.flow)
+            if due_ms <= self.now_ms and room and not self.permits.room(tenant, key):
+                room = self.open[place] = 0
         if due_ms <= self.now_ms and room:
             if self.quota > 0 and not self.places.refusal(draft.host, size=len(body)):
                 token = self.token
@@ -140,18 +149,20 @@ class Adding:
         self.messages.append((tenant, message.id, number, encode(message), shared_body, of))
         holding = int(token is not None and message.queue is not None)
         self.deliveries.append(
-            (number, tenant, message.id, lane, draft.host, due_ms, token, holding, 0, 0, 0)
+            (number, tenant, message.id, lane, draft.host, due_ms, token, holding, 0, 0, 0, key)
         )
         self.events.append((tenant, now_ms, numbers.next(), message.id, "CREATED", None))
         if token is not None:
             self.events.append((tenant, now_ms, numbers.next(), message.id, "ACTIVE", None))
             if holding:
                 self.holds.append((tenant, lane, number))
+            if key is not None:
+                self.permits.take(tenant, key, number)
             claim = Claim(number=number, token=token, message=message, body=body, host=draft.host)
             self.batch.take_place(self.places, claim)
             self.batch.on_commit.append(partial(self.births.hand_over, claim))
-        elif message.queue is not None:
-            self.queues_waiting.add(place)
+        elif message.queue is not None or key is not None:
+            self.limited.add(place)
         else:
             self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
         return Accepted(message_id=message.id)
@@ -159,6 +170,9 @@ class Adding:
     def _room(self, message: Message, place: tuple[str, str]) -> int:
         """How many messages may be claimed at birth in a lane, were they due."""
         (tenant, lane), now_ms = place, self.now_ms
+        if message.queue is None and message.flow is not None:
+            older_ms = lanes.head_due_ms(self.db, tenant, lane, holding=0)
+            return 0 if older_ms is not None and older_ms <= now_ms else self.quota
         if message.queue is None:
             older = query(
                 self.db,

@@ -10,13 +10,14 @@ from itertools import zip_longest
 import apsw
 import msgspec
 
-from waypost.domain.lanes import queue_of
+from waypost.domain.lanes import key_of, queue_of
 from waypost.domain.message import Logged
 from waypost.domain.places import NODE, SUSPECT_AFTER, Places
 from waypost.store.protocol import Claim, Claimed
-from waypost.store.sqlite import lanes
+from waypost.store.sqlite import lanes, permits
 from waypost.store.sqlite.database import filled, insert, marks, query, slices
 from waypost.store.sqlite.messages import FACTS_AND_BODY, whole
+from waypost.store.sqlite.permits import Permits
 from waypost.store.sqlite.writer import Batch
 
 LANES_VISITED_MAX = 128
@@ -90,6 +91,10 @@ class Claims:
         return claiming.left < before
 
 
+class _Key(str):
+    """A flow-control key that a lane waits for."""
+
+
 class _Claiming:
     """What one claim gathers, and then writes table by table."""
 
@@ -100,6 +105,7 @@ class _Claiming:
         self.places = ask.places
         self.left = ask.count_max
         self.token = batch.numbers.next()
+        self.permits = Permits(batch.db, now_ms=ask.now_ms)
         self.claims: list[Claim] = []
 
     def visit(self, tenant: str, lane: str, *, share: int) -> None:
@@ -124,9 +130,22 @@ class _Claiming:
             )
         if not taken and blocked_on == NODE:
             return  # nothing happened here, and nothing is written
+        self.permits.write()
         lanes.refresh(self.db, tenant, lane, now_ms=self.ask.now_ms, served=True)
-        if blocked_on is not None and blocked_on != NODE:
+        if isinstance(blocked_on, _Key):
+            self._wait_for_key(tenant, lane, blocked_on)
+        elif blocked_on is not None and blocked_on != NODE:
             lanes.block(self.db, tenant, lane, on=blocked_on)
+
+    def _wait_for_key(self, tenant: str, lane: str, key: "_Key") -> None:
+        """Let a lane wait for a key; the lane of the key itself does so already."""
+        if key_of(lane) is not None:
+            return
+        opens_ms = permits.opens_ms(self.db, tenant, key, now_ms=self.ask.now_ms)
+        if opens_ms is None:
+            lanes.block(self.db, tenant, lane, on=permits.resource(tenant, key))
+        else:
+            lanes.wait_until(self.db, tenant, lane, opens_ms)
 
     def _read(self, tenant: str, lane: str, *, holding: int, count_max: int) -> str | None:
         """Claim up to `count_max` from the head; the resource that stopped us, if one did."""
@@ -140,6 +159,9 @@ class _Claiming:
             (tenant, lane, holding, self.ask.now_ms, min(count_max, self.left)),
         ):
             message, body = whole(self.db, facts, kept)
+            flow = message.flow
+            if flow is not None and not self.permits.room(tenant, flow.key):
+                return _Key(flow.key)
             refusal = self.places.refusal(
                 host, size=len(body), suspect=interrupted >= SUSPECT_AFTER
             )
@@ -158,6 +180,8 @@ class _Claiming:
                 interrupted=interrupted,
             )
             self.batch.take_place(self.places, claim)
+            if flow is not None:
+                self.permits.take(tenant, flow.key, number)
             self.claims.append(claim)
             self.left -= 1
         return None

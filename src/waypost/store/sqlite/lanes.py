@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import apsw
 from msgspec import Struct
 
-from waypost.domain.lanes import QUEUE, queue_lane, queue_of
+from waypost.domain.lanes import QUEUE, key_of, queue_lane, queue_of
+from waypost.store.sqlite import permits
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.writer import Batch
 
@@ -79,6 +80,10 @@ def refresh(
             due_ms = retrying_ms
         elif retrying_ms is not None:
             due_ms = min(waiting_ms, retrying_ms)
+    key = key_of(lane)
+    if key is not None and waiting_ms is not None:
+        opens_ms = permits.opens_ms(db, tenant, key, now_ms=now_ms)
+        due_ms = None if opens_ms is None else max(waiting_ms, opens_ms)
     if waiting_ms is None and retrying_ms is None:
         db.execute("DELETE FROM lane WHERE tenant = ? AND lane = ?", (tenant, lane))
         return None
@@ -96,6 +101,11 @@ def refresh(
 def block(db: apsw.Connection, tenant: str, lane: str, *, on: str) -> None:
     """Take a lane out of the turns until `reopen` of that resource."""
     db.execute("UPDATE lane SET blocked_on = ? WHERE tenant = ? AND lane = ?", (on, tenant, lane))
+
+
+def wait_until(db: apsw.Connection, tenant: str, lane: str, turn_ms: int) -> None:
+    """Let a lane have its turn then, and not before."""
+    db.execute("UPDATE lane SET turn_ms = ? WHERE tenant = ? AND lane = ?", (turn_ms, tenant, lane))
 
 
 def reopen(db: apsw.Connection, resource: str, *, count_max: int, now_ms: int) -> bool:
@@ -186,13 +196,13 @@ def is_ready(db: apsw.Connection, *, now_ms: int) -> bool:
 
 
 def join(
-    batch: Batch, waiting: dict[tuple[str, str], int], queues: set[tuple[str, str]], *, now_ms: int
+    batch: Batch, waiting: dict[tuple[str, str], int], limited: set[tuple[str, str]], *, now_ms: int
 ) -> None:
     """Let the lanes in which something waits have their turns: those of `waiting` when it
-    is due, and `queues` as they stand."""
+    is due, and the `limited` ones, queues and keys, as they stand."""
     turns = {place: max(due_ms, now_ms) for place, due_ms in waiting.items()}
     wait(batch.db, turns)
     for turn_ms in turns.values():
         batch.someone_waits(turn_ms)
-    for tenant, lane in queues:
+    for tenant, lane in limited:
         batch.someone_waits(refresh(batch.db, tenant, lane, now_ms=now_ms))

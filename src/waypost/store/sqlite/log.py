@@ -5,6 +5,7 @@ import msgspec
 
 from waypost.domain.attempt import Outcome
 from waypost.domain.errors import Invalid
+from waypost.domain.header_fields import gathered
 from waypost.domain.message import Logged
 from waypost.store.protocol import LogEntry, LogFilter, LogPage
 from waypost.store.sqlite.database import query
@@ -30,9 +31,7 @@ decode_detail = msgspec.json.Decoder(Detail).decode
 
 def answer_of(outcome: Outcome, *, why: str | None = None) -> Detail:
     """What is kept of an answer."""
-    header: dict[str, list[str]] = {}
-    for name, value in outcome.header:
-        header.setdefault(name.title(), []).append(value)
+    header = gathered(outcome.header)
     error = outcome.error
     if outcome.redialled:
         error = f"{error or ''} (sent again on a fresh connection)".strip()

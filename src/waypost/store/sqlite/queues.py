@@ -2,7 +2,7 @@
 
 import apsw
 
-from waypost.domain.lanes import lane_of
+from waypost.domain.lanes import queue_lane
 from waypost.store.protocol import Queue
 from waypost.store.sqlite.database import query
 
@@ -18,7 +18,7 @@ def one(db: apsw.Connection, tenant: str, name: str) -> Queue | None:
     if found is None:
         return None
     parallelism, paused, created_ms, updated_ms = found
-    lane = lane_of(name, host="")
+    lane = queue_lane(name)
     # Those that hold a place are in flight or in retry; the others wait for one.
     [lag] = query(
         db,

@@ -38,7 +38,9 @@ CREATE TABLE delivery (
     retried     INTEGER NOT NULL DEFAULT 0,
     interrupted INTEGER NOT NULL DEFAULT 0,
     canceling   INTEGER NOT NULL DEFAULT 0
-) STRICT;
+, key TEXT) STRICT;
+
+CREATE INDEX delivery_key ON delivery (tenant, key) WHERE key IS NOT NULL;
 
 CREATE INDEX delivery_waiting ON delivery (tenant, lane, holding, due_ms, number)
     WHERE token IS NULL;
@@ -54,6 +56,16 @@ CREATE TABLE event (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX event_message ON event (tenant, message_id);
+
+CREATE TABLE flow_key (
+    tenant  TEXT    NOT NULL,
+    name    TEXT    NOT NULL,
+    facts   BLOB    NOT NULL,
+    used_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX flow_key_used ON flow_key (used_ms);
 
 CREATE TABLE hold (
     tenant   TEXT    NOT NULL,

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from waypost.domain.attempt import Delivered, GiveUp, Outcome, TryAgain, Verdict
 from waypost.domain.errors import StaleClaim
 from waypost.domain.ids import dead_letter_id
-from waypost.domain.lanes import lane_of, queue_lane
+from waypost.domain.lanes import key_lane, lane_of, queue_lane
 from waypost.domain.message import NEXT, Event, Logged, Message, State
 from waypost.domain.places import SUSPECT_AFTER
 from waypost.store.protocol import Births, Cancelled, Claim, Draft
-from waypost.store.sqlite import lanes
+from waypost.store.sqlite import lanes, permits
 from waypost.store.sqlite.adding import Adding
 from waypost.store.sqlite.database import filled, insert, marks, query, slices
 from waypost.store.sqlite.log import Detail, answer_of, note_of
@@ -75,11 +75,13 @@ class _Ending:
         self.dead_letters: list[tuple[Any, ...]] = []
         self.events: list[tuple[Any, ...]] = []
         self.callbacks: list[tuple[Draft, Settle]] = []
+        self.permits: list[tuple[str, str, int]] = []
 
     def settle(self, call: Settle, row: tuple[int, int] | None) -> Logged | StaleClaim:
         claim, verdict, outcome, now_ms = call.claim, call.verdict, call.outcome, call.now_ms
         if row is None or row[0] != claim.token:
             return StaleClaim(f"the claim on {claim.message.id} was lost")
+        self._give_back(claim)
         state = State.CANCELING if row[1] else State.CLAIMED
         after = NEXT[state][_EVENT_OF[type(verdict)]]
         for draft in call.callbacks:
@@ -96,7 +98,8 @@ class _Ending:
             return Logged.CANCELED
         if isinstance(verdict, TryAgain):
             self.log(claim.message, Logged.RETRY, now_ms, Detail(next_delivery_ms=verdict.at_ms))
-            self.retries.append((verdict.at_ms, claim.retried + 1, claim.interrupted, claim.number))
+            retried = claim.retried + verdict.counts
+            self.retries.append((verdict.at_ms, retried, claim.interrupted, claim.number))
             self._wait(claim, verdict.at_ms)
             return Logged.RETRY
         assert isinstance(verdict, GiveUp), verdict
@@ -113,6 +116,7 @@ class _Ending:
     def release(self, claim: Claim, *, canceling: bool) -> None:
         """Put a claim back as it was, or end it where it was to be cancelled."""
         now_ms = self.now_ms
+        self._give_back(claim)
         if NEXT[State.CANCELING if canceling else State.CLAIMED][Event.RELEASE] is State.CANCELED:
             self.log(claim.message, Logged.CANCELED, now_ms)
             self.end(claim.number, claim.message)
@@ -134,6 +138,9 @@ class _Ending:
         insert(db, "dead_letter", self.dead_letters)
         self._call_back()
         lanes.free(db, self.holds)
+        permits.give_back(db, self.permits)
+        for tenant, key, _ in self.permits:
+            lanes.reopen(db, permits.resource(tenant, key), count_max=1, now_ms=self.now_ms)
         lanes.join(self.batch, self.waiting, self.changed, now_ms=self.now_ms)
 
     def _call_back(self) -> None:
@@ -158,11 +165,18 @@ class _Ending:
         self.holds.add((tenant, lane, number))
         self.changed.add((tenant, lane))
 
+    def _give_back(self, claim: Claim) -> None:
+        """Give back the permit of an attempt that has ended."""
+        message = claim.message
+        if message.flow is not None:
+            self.permits.append((message.tenant, message.flow.key, claim.number))
+            self.changed.add((message.tenant, key_lane(message.flow.key)))
+
     def _wait(self, claim: Claim, due_ms: int) -> None:
         message = claim.message
         suspect = claim.interrupted >= SUSPECT_AFTER
-        place = (message.tenant, lane_of(message.queue, claim.host, suspect=suspect))
-        if message.queue is None:
+        place = (message.tenant, lane_of(message, claim.host, suspect=suspect))
+        if message.queue is None and message.flow is None:
             self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
         else:
             self.changed.add(place)
@@ -271,6 +285,7 @@ def take_over(batch: Batch, *, now_ms: int) -> int:
         "UPDATE lane SET blocked_on = NULL, turn_ms = max(turn_ms, ?) WHERE blocked_on IS NOT NULL",
         (now_ms,),
     )
+    permits.give_back_all(db)
     ending = _Ending(batch, now_ms=now_ms)
     suspects = []
     cut_short = query(
@@ -290,7 +305,7 @@ def take_over(batch: Batch, *, now_ms: int) -> int:
             interrupted=interrupted,
         )
         if interrupted >= SUSPECT_AFTER and claim.message.queue is None:
-            suspects.append((lane_of(None, host, suspect=True), number))
+            suspects.append((lane_of(claim.message, host, suspect=True), number))
         ending.release(claim, canceling=bool(canceling))
     db.executemany("UPDATE delivery SET lane = ? WHERE number = ?", suspects)
     ending.write()

@@ -41,6 +41,7 @@ from waypost.store.sqlite import (
 )
 from waypost.store.sqlite.database import FileLock, as_problems, connect, migrate, transaction
 from waypost.store.sqlite.readers import Readers
+from waypost.store.sqlite.url_groups import Change
 from waypost.store.sqlite.writer import Batch, Writer, boot
 
 MEMORY = ":memory:"
@@ -130,7 +131,8 @@ class SqliteStore:
         now_ms: int,
     ) -> Logged:
         call = settling.Settle(claim, verdict, outcome, callbacks, births, now_ms)
-        logged: Logged = await self.writer.call(settling.settle, call, size=len(outcome.body))
+        size = len(outcome.body) * (1 + len(callbacks)) + FACTS_BYTES * len(callbacks)
+        logged: Logged = await self.writer.call(settling.settle, call, size=size)
         return logged
 
     async def release(self, claims: Sequence[Claim], *, now_ms: int) -> None:
@@ -199,9 +201,14 @@ class SqliteStore:
     async def change_url_group(
         self, tenant: str, name_or_id: str, change: ChangeOfGroup
     ) -> UrlGroup | None:
-        call = url_groups.Change(tenant, name_or_id, change)
-        kept: UrlGroup | None = await self.writer.call(url_groups.change, call)
+        call = Change(tenant, name_or_id, change)
+        kept: UrlGroup | None = await self.writer.call(self._change_url_groups, call)
         return kept
+
+    def _change_url_groups(
+        self, batch: Batch, calls: list[Change]
+    ) -> Sequence[UrlGroup | Exception | None]:
+        return url_groups.change(batch, calls, refusing=self._refusing())
 
     # Upkeep
 
