@@ -1,6 +1,7 @@
 """The claims in hand: filled, drained, given back."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 
 import pytest
@@ -34,6 +35,7 @@ class Rig:
             keys=lambda _tenant: None,
             backoff=Backoff(),
             region="EU-CENTRAL-1",
+            entropy=random.Random(0).getrandbits,
         )
         self.dispatcher = Dispatcher(store, delivery, places, self.clock, telemetry)
         store.writer.on_waiting = self.dispatcher.hint
