@@ -50,7 +50,7 @@ EVENT_MEANS = {
 
 
 ROUTE_MEANS = {
-    ("POST", "/v2/publish/{destination...}"): "accepts a message for a URL",
+    ("POST", "/v2/publish/{destination...}"): "accepts a message for a URL or a URL group",
     ("POST", "/v2/enqueue/{queue}/{destination...}"): "accepts a message into a queue",
     ("GET", "/v2/messages/{id}"): "shows a message, for as long as it is kept",
     ("DELETE", "/v2/messages/{id}"): "cancels a message",
@@ -59,6 +59,12 @@ ROUTE_MEANS = {
     ("GET", "/v2/dlq"): "pages through the dead letter queue",
     ("GET", "/v2/dlq/{id}"): "shows a dead letter",
     ("GET", "/v2/queues/{name}"): "shows a queue and how many messages it holds",
+    ("GET", "/v2/topics"): "lists the URL groups",
+    ("GET", "/v2/topics/{name}"): "shows a URL group, by its name or its id",
+    ("PATCH", "/v2/topics/{name}"): "gives a URL group default headers",
+    ("DELETE", "/v2/topics/{name}"): "ends a URL group",
+    ("POST", "/v2/topics/{name}/endpoints"): "adds endpoints to a URL group, or makes one",
+    ("DELETE", "/v2/topics/{name}/endpoints"): "removes endpoints from a URL group",
     ("GET", "/v2/keys"): "shows the signing keys",
     ("GET", "/healthz"): "answers while the process does",
     ("GET", "/readyz"): "says whether it should be sent requests, and why not",

@@ -116,6 +116,17 @@ class Driver:
         path = "/v2/publish/" + self.url(base)
         return self.ask("POST", path, status=status, body=new("body"), **header)
 
+    def ask_the_llm(self, callback: str) -> None:
+        """Ask with a key that the provider does not take."""
+        self.ask(
+            "POST",
+            "/v2/publish/api/llm",
+            status=200,
+            body=self.canaries.new("body"),
+            Upstash_Callback=callback,
+            Upstash_Retries="0",
+        )
+
     def until_failed(self, message_id: str) -> None:
         """Wait until a message has failed; what is answered here is meant to show it."""
         path = f"/v2/events?messageId={message_id}&state=FAILED"
@@ -139,10 +150,21 @@ def deliver(driver: Driver, receiver: Receiver, elsewhere: list[str]) -> None:
     asked = Reply(489, secret, header | {"Upstash-NonRetryable-Error": "true"})
     refusing = receiver.answers("/refusing", asked)
 
-    driver.publish(well)
+    told = receiver.answers("/told", Reply(500, secret, header), Reply(200, secret, header))
+
+    driver.publish(
+        well,
+        Upstash_Callback=driver.url(told),
+        Upstash_Callback_Retry_Delay="1",
+        Upstash_Callback_Forward_X_Secret=driver.canaries.new("field forwarded to a callback"),
+    )
     driver.publish(again, Upstash_Retry_Delay="1")
     receiver.wait("/well")
     receiver.wait("/again", 2)
+    receiver.wait("/told", 2)
+    receiver.answers("/v1/chat/completions", Reply(401, secret, header))
+    driver.ask_the_llm(driver.url(told))
+    receiver.wait("/told", 3)
     failing = [
         never,
         refusing,
@@ -165,7 +187,9 @@ def be_wrong(driver: Driver) -> None:
         ("http://127.0.0.1:nothing/", {}),
         ("http://127.0.0.1:9\\/", {}),
         ("ftp://127.0.0.1/", {}),
-        (url, {"Upstash_Callback": driver.url(url)}),
+        (url, {"Upstash_Callback": driver.url("http://169.254.169.254/latest")}),
+        (url, {"Upstash_Failure_Callback": driver.url("ftp://127.0.0.1/")}),
+        (url, {"Upstash_Callback": url, "Upstash_Callback_Forward_A": new("field") + "\x7f"}),
         (url, {"Upstash_Delay": "soon"}),
         (url, {"Upstash_Retries": "1000000"}),
         (url, {"Upstash_Retry_Delay": "nonsense("}),
@@ -228,8 +252,9 @@ def drive(
         running(
             *(command, "--port", "0"),
             *flags,
+            *("--llm-base-url", f"{receiver.url}/v1"),
             cwd=cwd,
-            environ={"NAMESERVER": nameserver},
+            environ={"NAMESERVER": nameserver, "WAYPOST_LLM_API_KEY": canaries.new("llm key")},
             program=(sys.executable, "-c", PLANTED),
         ) as server,
     ):

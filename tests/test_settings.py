@@ -131,6 +131,7 @@ def test_what_is_unknown_stops_the_start(environ: dict[str, str], file: str | No
         ("database", "waypost.db", "is not of the form sqlite:///path"),
         ("database", "sqlite://waypost.db", "is not of the form sqlite:///path"),
         ("ca_file", "/no/such/file.pem", "is not a file"),
+        ("egress_policy", "/no/such/policy.toml", "is not a file"),
         ("region", "a b", "may hold letters"),
     ],
 )
@@ -139,6 +140,23 @@ def test_what_cannot_be_read_or_is_out_of_bounds_stops_the_start(name: str, text
 
     assert says in fault
     assert f"--{name.replace('_', '-')} = {text!r}" in fault
+
+
+@pytest.mark.parametrize(
+    "text", ["user:hush@proxy:3128", "https://user:hush@proxy:3128", "http://user:hush", "hush"]
+)
+def test_a_secret_that_cannot_be_read_is_not_quoted(text: str):
+    fault = fault_of(egress_proxy=text)
+
+    assert fault.startswith("--egress-proxy is not of the form http://host:port")
+    assert "hush" not in fault
+
+
+def test_a_secret_is_not_shown():
+    settings = parsed(egress_proxy="http://user:hush@proxy:3128")
+
+    assert settings.redacted()["egress_proxy"] == "…"
+    assert "hush" not in str(settings.redacted())
 
 
 @pytest.mark.parametrize(
@@ -244,3 +262,24 @@ def test_a_name_server_may_have_a_port(server: str) -> None:
 def test_a_name_server_is_an_address(server: str) -> None:
     with pytest.raises(SettingsError, match="nameservers"):
         parse(environ={}, file_text=None, flags={"nameservers": server})
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("api.openai.com/v1", "endpoint has invalid scheme"),
+        ("https://me:secret@llm.example/v1", "may hold neither a query nor a user"),
+        ("https://llm.example/v1?key=secret", "may hold neither a query nor a user"),
+    ],
+)
+def test_where_the_llm_is_must_be_a_plain_url(url: str, says: str) -> None:
+    assert says in fault_of(llm_base_url=url)
+
+
+def test_the_key_of_the_llm_is_shown_nowhere() -> None:
+    settings = parsed(llm_base_url="https://llm.example/v1", llm_api_key="sk-operator")
+
+    assert settings.llm_api_key == "sk-operator"
+    assert "sk-operator" not in str(settings.redacted())
+    assert "sk operator" not in fault_of(llm_base_url="https://a.b/v1", llm_api_key="sk operator")
+    assert "nowhere to send it" in fault_of(llm_api_key="sk-operator")

@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_network
+from pathlib import Path
 
 import structlog
 from msgspec import Struct
@@ -20,6 +21,7 @@ from waypost.api.app import create_app
 from waypost.api.exchange import Limits as ApiLimits
 from waypost.api.server import HttpServer
 from waypost.clock import Clock, SystemClock
+from waypost.domain import apis
 from waypost.domain.dev_users import DEV_USERS
 from waypost.domain.errors import StoreUnavailable
 from waypost.domain.options import Limits
@@ -32,14 +34,17 @@ from waypost.services.access import Access
 from waypost.services.delivery import Delivery
 from waypost.services.health import Health
 from waypost.services.publishing import Publishing
-from waypost.settings import Settings
+from waypost.services.url_groups import UrlGroups
+from waypost.settings import Settings, SettingsError
 from waypost.store.protocol import People, Reader, Retention
 from waypost.store.sqlite import upkeep
 from waypost.store.sqlite.people import PeopleFile
 from waypost.store.sqlite.store import MEMORY, SqliteStore
 from waypost.telemetry import Readings, Telemetry
 from waypost.wire.egress import Egress
+from waypost.wire.policy import PolicyFault, read_rules
 from waypost.wire.protocol import Sender
+from waypost.wire.proxy import Proxy
 from waypost.wire.sender import HttpSender
 
 log = structlog.stdlib.get_logger()
@@ -62,6 +67,24 @@ class Server(Struct, frozen=True, kw_only=True):
     announcement: Announcement
 
 
+def egress_of(settings: Settings, *, dev: bool, own: tuple[str, int]) -> Egress:
+    """The egress policy; `own` is where the server listens.
+
+    Raises SettingsError with every fault of the policy file.
+    """
+    allow = [ip_network(network) for network in settings.egress_allow]
+    path = settings.egress_policy
+    try:
+        rules = read_rules(Path(path).read_text(encoding="utf-8")) if path else ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"egress_policy {path} cannot be read: {error}") from None
+    except PolicyFault as fault:
+        raise SettingsError(*(f"egress_policy {path}: {each}" for each in fault.faults)) from None
+    if dev:
+        return Egress.for_development(rules=rules, allow=allow)
+    return Egress(rules=rules, allow=allow, own=[own])
+
+
 @asynccontextmanager
 async def running(
     settings: Settings, *, dev: bool, clock: Clock | None = None, sender: Sender | None = None
@@ -78,6 +101,7 @@ async def running(
             )
         )
         host, port = listener.getsockname()[:2]
+        egress = egress_of(settings, dev=dev, own=(host, port))
         store = SqliteStore(
             _path(settings), free_bytes_min=settings.free_bytes_min, now_ms=clock.now_ms()
         )
@@ -85,10 +109,6 @@ async def running(
         store.writer.on_batch = telemetry.store_batch_calls.observe
         store.writer.on_sync = telemetry.store_sync_seconds.observe
 
-        allow = [ip_network(network) for network in settings.egress_allow]
-        egress = (
-            Egress.for_development(allow=allow) if dev else Egress(allow=allow, own=[(host, port)])
-        )
         if sender is None:
             sender = await stack.enter_async_context(
                 HttpSender(
@@ -96,6 +116,7 @@ async def running(
                     body_bytes_max=settings.response_bytes_max,
                     ca_file=settings.ca_file or None,
                     nameservers=settings.nameservers,
+                    proxy=Proxy(settings.egress_proxy) if settings.egress_proxy else None,
                 )
             )
         access = Access(
@@ -110,6 +131,8 @@ async def running(
             host_count_max=settings.in_flight_host_max,
             bytes_max=settings.in_flight_bytes_max,
         )
+        entropy = random.Random().getrandbits  # noqa: S311 -- ids are no secrets
+        llm = apis.llm(settings.llm_base_url, settings.llm_api_key)
         delivery = Delivery(
             store,
             sender,
@@ -118,24 +141,36 @@ async def running(
             keys=access.keys,
             backoff=Backoff(settings.backoff_exponent),
             region=settings.region,
+            entropy=entropy,
+            llm=llm,
         )
         dispatcher = Dispatcher(store, delivery, places, clock, telemetry)
         store.writer.on_waiting = dispatcher.hint
+        limits = Limits(
+            retries_default=settings.retries_default,
+            retries_max=settings.retries_max,
+            delay_ms_max=settings.delay_ms_max,
+            timeout_ms_default=settings.timeout_ms_default,
+            timeout_ms_max=settings.timeout_ms_max,
+        )
         publishing = Publishing(
+            store,
             store,
             clock,
             telemetry,
-            limits=Limits(
-                retries_default=settings.retries_default,
-                retries_max=settings.retries_max,
-                delay_ms_max=settings.delay_ms_max,
-                timeout_ms_default=settings.timeout_ms_default,
-                timeout_ms_max=settings.timeout_ms_max,
-            ),
-            places=places,
-            hand_over=dispatcher.hand_over,
+            limits=limits,
+            births=dispatcher.births,
             refusal_of_host=egress.refusal_of_host,
-            entropy=random.Random().getrandbits,  # noqa: S311 -- ids are no secrets
+            entropy=entropy,
+            llm_known=llm is not None,
+        )
+        groups = UrlGroups(
+            store,
+            store,
+            clock,
+            limits=limits,
+            refusal_of_host=egress.refusal_of_host,
+            entropy=entropy,
         )
         keeping = UpkeepLoop(
             store,
@@ -151,6 +186,7 @@ async def running(
         loops = (dispatcher.loop, keeping.loop)
         app = create_app(
             publishing=publishing,
+            groups=groups,
             deliveries=store,
             reader=store,
             access=access,

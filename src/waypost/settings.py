@@ -23,8 +23,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from msgspec import Struct, structs
 
+from waypost.domain.destination import checked_url
 from waypost.domain.durations import parse_duration
 from waypost.domain.errors import Invalid
+from waypost.wire.proxy import Proxy
 
 PREFIX = "WAYPOST_"
 CONFIG_VARIABLE = "WAYPOST_CONFIG"
@@ -193,9 +195,30 @@ def _read_file(text: str) -> str:
     return text
 
 
+def _read_proxy(text: str) -> str:
+    Proxy(text)
+    return text
+
+
 def _read_region(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9-]{1,40}", text):
         raise ValueError("may hold letters, digits and hyphens only")
+    return text
+
+
+def _read_base_url(text: str) -> str:
+    try:
+        url = checked_url(text.encode())
+    except Invalid as problem:
+        raise ValueError(str(problem).removeprefix("invalid destination url: ")) from None
+    if "?" in url or "@" in url:
+        raise ValueError("may hold neither a query nor a user; the key is a setting of its own")
+    return url
+
+
+def _read_key(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("may hold printable ASCII characters only, and no spaces")
     return text
 
 
@@ -206,7 +229,10 @@ SIZE = Kind("size", _read_size, _show_in(SIZE_UNITS))
 ADDRESS = Kind("address", _read_address)
 DATABASE = Kind("URL", _read_database)
 FILE = Kind("path", _read_file)
+PROXY = Kind("URL", _read_proxy)
 REGION = Kind("name", _read_region)
+BASE_URL = Kind("URL", _read_base_url)
+KEY = Kind("text", _read_key)
 NETWORKS = _list_of("networks", _read_network)
 NAMESERVERS = _list_of("addresses, with or without a port", _read_nameserver)
 LEVEL = _one_of("debug", "info", "warning", "error")
@@ -377,10 +403,41 @@ class Settings(Struct, frozen=True, kw_only=True):
             help="Private, loopback or otherwise reserved networks that may be delivered to.",
         ),
     ] = ()
+    egress_policy: Annotated[
+        str,
+        Is(
+            kind=FILE,
+            help="A TOML file of rules on who may deliver where; see docs/egress.md.",
+        ),
+    ] = ""
+    egress_proxy: Annotated[
+        str,
+        Is(
+            kind=PROXY,
+            secret=True,
+            help="A forward proxy that all deliveries go through: `http://user:password@host:port`.",
+        ),
+    ] = ""
     trusted_proxies: Annotated[
         tuple[str, ...],
         Is(kind=NETWORKS, help="Peers whose `X-Forwarded-For` names the caller."),
     ] = ()
+    llm_base_url: Annotated[
+        str,
+        Is(
+            kind=BASE_URL,
+            help="Where `api/llm` is: a server with OpenAI's API, such as "
+            "`https://api.openai.com/v1`. The egress rules do not apply to it.",
+        ),
+    ] = ""
+    llm_api_key: Annotated[
+        str,
+        Is(
+            kind=KEY,
+            help="Sent to it as a bearer token, in place of what the publisher forwards.",
+            secret=True,
+        ),
+    ] = ""
     region: Annotated[
         str, Is(kind=REGION, help="What deliveries and answers give as `Upstash-Region`.")
     ] = "EU-CENTRAL-1"
@@ -394,8 +451,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     def redacted(self) -> dict[str, str]:
         """Every setting as text, with nothing that must stay secret."""
         return {
-            setting.name: "…" if setting.secret else setting.kind.show(getattr(self, setting.name))
+            setting.name: "…" if setting.secret and value else setting.kind.show(value)
             for setting in SETTINGS
+            for value in (getattr(self, setting.name),)
         }
 
 
@@ -471,7 +529,8 @@ def parse(
         try:
             values[name] = _value(BY_NAME[name], text)
         except ValueError as error:
-            faults.append(f"{source} = {_quoted(text)!r} {error}")
+            said = source if BY_NAME[name].secret else f"{source} = {_quoted(text)!r}"
+            faults.append(f"{said} {error}")
     if faults:
         raise SettingsError(*faults)
     for name, cap in QUOTA_CAPS.get(values.get("quota", ""), {}).items():
@@ -571,5 +630,7 @@ def _contradictions(settings: Settings) -> Iterable[str]:
             yield f"{small} = {show(low)} is over {large} = {show(high)}: {why}"
     if 0 < settings.store_bytes_max < settings.body_bytes_max:
         yield "store_bytes_max is under body_bytes_max: the store could not hold one message"
+    if settings.llm_api_key and not settings.llm_base_url:
+        yield "llm_api_key is set and llm_base_url is not: there is nowhere to send it"
     if settings.database == MEMORY and settings.store_bytes_max:
         yield "store_bytes_max cannot be kept by a database in memory"

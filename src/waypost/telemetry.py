@@ -111,6 +111,7 @@ class Telemetry:
     """The counters of one process.  Add to them: `telemetry.messages_accepted += 1`."""
 
     messages_accepted: Annotated[int, Counter("Messages accepted: on disk, and answered 2xx")] = 0
+    callbacks_accepted: Annotated[int, Counter("Callbacks accepted: on disk, with an outcome")] = 0
     messages_deduplicated: Annotated[
         int, Counter("Publishes answered with the id of an earlier message")
     ] = 0

@@ -47,6 +47,7 @@ async def publish(fault: Exception) -> tuple[int, dict[bytes, bytes], Any]:
     counted: list[tuple[str, int]] = []
     app = create_app(
         publishing=cast("Any", Failing(fault)),
+        groups=nothing,
         deliveries=nothing,
         reader=nothing,
         access=Access(nothing, fixed=DEV_USERS),

@@ -478,9 +478,7 @@ async def test_what_we_do_not_know_of_upstash_is_ignored_and_not_passed_on(
 @pytest.mark.parametrize(
     "name",
     [
-        "Upstash-Callback",
-        "Upstash-Callback-Retries",
-        "Upstash-Failure-Callback",
+        "Upstash-Callback-Flow-Control-Key",
         "Upstash-Flow-Control-Key",
         "Upstash-Cron",
         "Upstash-Redact-Fields",

@@ -29,12 +29,14 @@ from waypost.api.routes import (
     messages,
     publish,
     queues,
+    url_groups,
 )
 from waypost.clock import Clock
 from waypost.domain.errors import Forbidden, MethodNotAllowed, NotFound, Problem
 from waypost.services.access import Access, Failures
 from waypost.services.health import Health
 from waypost.services.publishing import Publishing
+from waypost.services.url_groups import UrlGroups
 from waypost.store.protocol import Deliveries, Reader
 
 Handler = Callable[[Api, Request], Awaitable[Answer]]
@@ -71,9 +73,6 @@ LATER: Final = (
     ("DELETE", "/v2/queues/{name}"),
     ("POST", "/v2/queues/{name}/pause"),
     ("POST", "/v2/queues/{name}/resume"),
-    ("GET", "/v2/topics"),
-    ("GET PATCH DELETE", "/v2/topics/{name}"),
-    ("POST DELETE", "/v2/topics/{name}/endpoints"),
     ("GET POST PATCH DELETE", "/v2/schedules/{rest...}"),
     ("GET", "/v2/flowControl"),
     ("GET", "/v2/flowControl/{key}"),
@@ -96,6 +95,12 @@ ROUTES: Final = (
     Route("GET", "/v2/dlq", dead_letters.page, Needs.READ),
     Route("GET", "/v2/dlq/{id}", dead_letters.get, Needs.READ),
     Route("GET", "/v2/queues/{name}", queues.get, Needs.READ),
+    Route("GET", "/v2/topics", url_groups.page, Needs.READ),
+    Route("GET", "/v2/topics/{name}", url_groups.get, Needs.READ),
+    Route("PATCH", "/v2/topics/{name}", url_groups.set_header, Needs.WRITE),
+    Route("DELETE", "/v2/topics/{name}", url_groups.delete, Needs.WRITE),
+    Route("POST", "/v2/topics/{name}/endpoints", url_groups.add_endpoints, Needs.WRITE),
+    Route("DELETE", "/v2/topics/{name}/endpoints", url_groups.remove_endpoints, Needs.WRITE),
     Route("GET", "/v2/keys", keys.get, Needs.SECRET),
     Route("GET", "/healthz", health.alive, Needs.NOTHING),
     Route("GET", "/readyz", health.ready, Needs.NOTHING),
@@ -185,6 +190,7 @@ def _without_route(routes: dict[str, Route], method: str) -> Answer:
 def create_app(
     *,
     publishing: Publishing,
+    groups: UrlGroups,
     deliveries: Deliveries,
     reader: Reader,
     access: Access,
@@ -204,6 +210,7 @@ def create_app(
     """
     api = Api(
         publishing=publishing,
+        url_groups=groups,
         deliveries=deliveries,
         reader=reader,
         access=access,

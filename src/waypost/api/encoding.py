@@ -10,7 +10,10 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from waypost.domain.message import Logged, Message
+from waypost.domain.header_fields import shown
+from waypost.domain.message import Callback, Logged, Message
+from waypost.domain.url_groups import UrlGroup
+from waypost.services.publishing import Receipt
 from waypost.store.protocol import DeadLetter, LogEntry, Queue
 
 Header = dict[str, list[str]]
@@ -28,8 +31,15 @@ class MessageJson(Struct, kw_only=True, omit_defaults=True, rename="camel"):
     header: Header
     body: str | None = None
     body_base64: bytes | None = None
+    topic_name: str | None = None
+    endpoint_name: str | None = None
+    api: str | None = None
     queue_name: str | None = None
     caller_ip: str | None = field(default=None, name="callerIP")
+    callback: str | None = None
+    callback_header: Header | None = None
+    failure_callback: str | None = None
+    failure_callback_header: Header | None = None
     retry_delay_expression: str | None = None
     label: str | None = None
     labels: list[str] | None = None
@@ -54,8 +64,15 @@ class MetadataJson(Struct, kw_only=True, omit_defaults=True, rename="camel"):
     method: str
     header: Header
     body: bytes | None = None
+    topic_name: str | None = None
+    endpoint_name: str | None = None
+    api: str | None = None
     queue_name: str | None = None
     timeout: int
+    callback: str | None = None
+    callback_headers: Header | None = None
+    failure_callback: str | None = None
+    failure_callback_headers: Header | None = None
     max_retries: int
     retry_delay_expr: str | None = None
     retry_delay_expression: str | None = None
@@ -91,6 +108,30 @@ class QueueJson(Struct, kw_only=True, rename="camel"):
     updated_at: int
     lag: int
     paused: bool
+
+
+class EndpointJson(Struct, kw_only=True, omit_defaults=True):
+    url: str
+    name: str | None = None
+
+
+class UrlGroupJson(Struct, kw_only=True, omit_defaults=True, rename="camel"):
+    """Contract section 9, and two of ours: the id (D8), and the default header fields."""
+
+    name: str
+    topic_id: str
+    created_at: int
+    updated_at: int
+    endpoints: list[EndpointJson]
+    headers: Header | None = None
+
+
+class ReceiptJson(Struct, kw_only=True, omit_defaults=True, rename="camel"):
+    """Contract section 1.5, of one endpoint of a URL group."""
+
+    message_id: str
+    url: str
+    deduplicated: bool = False
 
 
 def message_json(message: Message, body: bytes) -> MessageJson:
@@ -143,6 +184,23 @@ def queue_json(queue: Queue) -> QueueJson:
     )
 
 
+def url_group_json(group: UrlGroup) -> UrlGroupJson:
+    return UrlGroupJson(
+        name=group.name,
+        topic_id=group.id,
+        created_at=group.created_ms,
+        updated_at=group.updated_ms,
+        endpoints=[EndpointJson(url=one.url, name=one.name) for one in group.endpoints],
+        headers=_shown_header(group.header) or None,
+    )
+
+
+def receipt_json(receipt: Receipt) -> ReceiptJson:
+    return ReceiptJson(
+        message_id=receipt.message_id, url=receipt.url, deduplicated=receipt.deduplicated
+    )
+
+
 def _message_fields(message: Message, body: bytes) -> dict[str, Any]:
     text, encoded = _text_or_bytes(body)
     return {
@@ -155,8 +213,15 @@ def _message_fields(message: Message, body: bytes) -> dict[str, Any]:
         "header": _shown_header(message.header) or {},
         "body": text,
         "body_base64": encoded,
+        "topic_name": message.group,
+        "endpoint_name": message.endpoint,
+        "api": message.api,
         "queue_name": message.queue,
         "caller_ip": message.caller_ip,
+        "callback": _url_of(message.callback),
+        "callback_header": _header_of(message.callback),
+        "failure_callback": _url_of(message.failure_callback),
+        "failure_callback_header": _header_of(message.failure_callback),
         "retry_delay_expression": message.retry_delay,
         "label": message.labels[0] if message.labels else None,
         "labels": message.labels or None,
@@ -171,8 +236,15 @@ def _metadata_fields(entry: LogEntry) -> dict[str, Any]:
         "method": message.method,
         "header": _shown_header(message.header) or {},
         "body": entry.body or None,
+        "topic_name": message.group,
+        "endpoint_name": message.endpoint,
+        "api": message.api,
         "queue_name": message.queue,
         "timeout": message.timeout_ms,
+        "callback": _url_of(message.callback),
+        "callback_headers": _header_of(message.callback),
+        "failure_callback": _url_of(message.failure_callback),
+        "failure_callback_headers": _header_of(message.failure_callback),
         "max_retries": message.retries_max,
         "retry_delay_expr": message.retry_delay,
         "retry_delay_expression": message.retry_delay,
@@ -190,17 +262,13 @@ def _text_or_bytes(body: bytes) -> tuple[str | None, bytes | None]:
         return None, body
 
 
+def _url_of(callback: Callback | None) -> str | None:
+    return None if callback is None else callback.url
+
+
+def _header_of(callback: Callback | None) -> Header | None:
+    return None if callback is None else shown(callback.header) or None
+
+
 def _shown_header(header: Header | None) -> Header | None:
-    """Fields hold one character per byte; where the bytes are UTF-8, show the text they spell."""
-    if header is None:
-        return None
-    return {name: [_shown(value) for value in values] for name, values in header.items()}
-
-
-def _shown(value: str) -> str:
-    if value.isascii():
-        return value
-    try:
-        return value.encode("latin-1").decode()
-    except UnicodeError:
-        return value
+    return None if header is None else shown(header)

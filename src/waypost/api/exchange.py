@@ -18,6 +18,7 @@ from waypost.domain.errors import Invalid, TooLarge
 from waypost.services.access import Access, Failures
 from waypost.services.health import Health
 from waypost.services.publishing import Publishing
+from waypost.services.url_groups import UrlGroups
 from waypost.store.protocol import Deliveries, Reader
 
 Network = IPv4Network | IPv6Network
@@ -49,6 +50,7 @@ class Api(Struct, kw_only=True):
     """
 
     publishing: Publishing
+    url_groups: UrlGroups
     deliveries: Deliveries
     reader: Reader
     access: Access

@@ -3,9 +3,12 @@
 The hot path.  What the request asks for is read by `services.publishing`.
 """
 
+from collections.abc import Sequence
+
 from waypost.api.answer import JSON, Answer, json_answer
+from waypost.api.encoding import receipt_json
 from waypost.api.exchange import Api, Request
-from waypost.services.publishing import Incoming
+from waypost.services.publishing import Incoming, Receipt
 
 
 async def publish(api: Api, request: Request) -> Answer:
@@ -29,8 +32,19 @@ async def _accept(api: Api, request: Request, *, destination: bytes, queue: str 
             queue=queue,
         ),
     )
+    if isinstance(receipt, list):
+        return _fanned_out(receipt)
     if receipt.deduplicated:
         return json_answer({"messageId": receipt.message_id, "deduplicated": True}, status=202)
     # Ids hold nothing that JSON would escape, and all have the same length.
     answer = b'{"messageId":"%b"}' % receipt.message_id.encode("ascii")
     return Answer(200, [JSON, (b"content-length", b"%d" % len(answer))], answer)
+
+
+def _fanned_out(receipts: Sequence[Receipt]) -> Answer:
+    """What became of the message for each endpoint of a URL group; 202 where all are
+    duplicates (D1)."""
+    duplicates = all(receipt.deduplicated for receipt in receipts)
+    return json_answer(
+        [receipt_json(receipt) for receipt in receipts], status=202 if duplicates else 200
+    )
