@@ -80,7 +80,7 @@ def test_the_last_retry_is_the_last(retries_max):  # W38
 
 def test_a_refused_address_is_given_up_at_once_and_the_policy_is_named():  # D10
     verdict = _judge(Outcome(refused=True, error="10.0.0.1 is a private address"))
-    assert verdict == GiveUp("refused: 10.0.0.1 is a private address")
+    assert verdict == GiveUp("not sent: 10.0.0.1 is a private address")
 
 
 def test_a_proxy_that_fails_for_days_uses_up_retries_like_a_destination():

@@ -96,7 +96,7 @@ def judge(
     if outcome.proxy_fault and now_ms - not_before_ms < PROXY_PATIENCE_MS:
         return TryAgain(now_ms + backoff.wait_ms(retried + 1), counts=False)
     if outcome.refused:
-        return GiveUp(f"refused: {outcome.error}")
+        return GiveUp(f"not sent: {outcome.error}")
     if outcome.status == NOT_RETRYABLE_STATUS and _not_retryable(outcome):
         return GiveUp("the destination asked not to be retried")
     if retried >= retries_max:
