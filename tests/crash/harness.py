@@ -6,13 +6,15 @@ wait for one of these and strike within milliseconds of it:
 | aim     | strikes                                                         |
 | ------- | --------------------------------------------------------------- |
 | attempt | 0-20 ms after a request came to the receiver                     |
+| outcome | 0-5 ms after it was answered: about when it is settled           |
 | publish | 0-4 ms after a publish was written, so often before its answer   |
 | ack     | 0-3 ms after an acknowledgement                                  |
 | start   | while the server starts: it migrates, takes over, recovers       |
 | random  | within half a second                                             |
 
 After each kill the files are copied, and the copy says what was claimed and
-unsettled (so many duplicates are allowed) and whether it is sound (I11).
+unsettled (so many duplicates are allowed), whether it is sound (I11), and whether
+an outcome and its callbacks are ever apart.
 """
 
 import asyncio
@@ -26,12 +28,22 @@ from typing import Any
 import apsw
 from msgspec import Struct
 
-from tests.crash.load import Caller, Load, Receiver, Unknown, dead_letters, gauges, now_s
+from tests.crash.load import (
+    ENDPOINTS,
+    Caller,
+    Load,
+    Receiver,
+    Unknown,
+    dead_letters,
+    gauges,
+    now_s,
+)
 from tests.support.history import History, Kill, Verdict
+from tests.support.ledger import Ledger, read_ledger
 from tests.support.process import WAYPOST, Process
 
-AIMS = (*["attempt"] * 5, *["publish"] * 2, "ack", "start", "random")
-CHANCE = {"attempt": 0.05, "publish": 0.05, "ack": 0.05}
+AIMS = (*["attempt"] * 4, *["outcome"] * 2, "publish", "ack", "start", "random")
+CHANCE = {"attempt": 0.05, "outcome": 0.05, "publish": 0.05, "ack": 0.05}
 QUIET_S_MAX = 0.6
 MOMENT_S_MAX = 2.0
 DRAIN_S_MAX = 40
@@ -55,7 +67,7 @@ class Run(Struct):
     def __str__(self) -> str:
         aims = ", ".join(f"{aim} {count}" for aim, count in self.aims.items())
         return (
-            f"{self.verdict}; unsound {len(self.unsound)}, left over {len(self.left)}; "
+            f"{self.verdict}; unsound or apart {len(self.unsound)}, left over {len(self.left)}; "
             f"aims: {aims}; first delivery <= {self.first_delivery_s_max:.2f} s after a start; "
             f"{self.took_s:.0f} s"
         )
@@ -86,6 +98,9 @@ class Killer:
 
     def attempt(self) -> None:
         self._moment("attempt", within_s=0.02)
+
+    def outcome(self) -> None:
+        self._moment("outcome", within_s=0.005)
 
     def publish(self) -> None:
         self._moment("publish", within_s=0.004)
@@ -134,7 +149,8 @@ async def run_kills(
     killer = Killer(process, rng)
     receiver = Receiver(history, random.Random(rng.random()))
     load = Load(process, receiver, history, rng)
-    receiver.on_begin, load.on_written, load.on_acked = killer.attempt, killer.publish, killer.ack
+    receiver.on_begin, receiver.on_answered = killer.attempt, killer.outcome
+    load.on_written, load.on_acked = killer.publish, killer.ack
     deck: list[str] = []
     struck: dict[str, int] = {}
     unsound: list[str] = []
@@ -186,6 +202,7 @@ async def run_kills(
             left += [] if code == 0 else [f"SIGTERM ended in {code}: {process.said()}"]
             left += left_over(database)
             unsound += soundness(database)
+            history.ledger = ledger_of(database)
     finally:
         await process.kill() if process.running else None
     return Run(
@@ -200,7 +217,7 @@ async def run_kills(
 
 
 def examine(database: Path, copy: Path, *, at_s: float) -> tuple[Kill, list[str]]:
-    """Look at a copy of what a kill left: what was claimed, and whether it is sound."""
+    """Look at a copy of what a kill left: what was claimed, and what is wrong with it."""
     copy.mkdir()
     for suffix in ("", "-wal"):
         file = database.with_name(database.name + suffix)
@@ -215,6 +232,7 @@ def examine(database: Path, copy: Path, *, at_s: float) -> tuple[Kill, list[str]
     finally:
         db.close()
     faults = soundness(copy / database.name)
+    faults += ledger_of(copy / database.name).apart(fan_out=ENDPOINTS)
     if not faults:
         shutil.rmtree(copy)
     return Kill(at_s, now_s(), claimed), faults
@@ -227,6 +245,15 @@ def soundness(database: Path) -> list[str]:
         found = [str(row[0]) for row in db.execute("PRAGMA integrity_check")]
         found = [] if found == ["ok"] else found
         return found + [str(row) for row in db.execute("PRAGMA foreign_key_check")]
+    finally:
+        db.close()
+
+
+def ledger_of(database: Path) -> Ledger:
+    """What a file says of outcomes and callbacks."""
+    db = apsw.Connection(str(database))
+    try:
+        return read_ledger(db)
     finally:
         db.close()
 

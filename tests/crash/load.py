@@ -2,13 +2,22 @@
 
     publishers ──▶ waypost ──▶ receiver        each writes what it sees into the History
                       ▲
-                    killer, told of every request written, acknowledged and received
+                    killer, told of every request written, acknowledged, received and answered
+
+| path       | answers                                                                  |
+| ---------- | ------------------------------------------------------------------------ |
+| /k/KEY     | 200, or what a fault makes of it                                          |
+| /flaky/KEY | 500 until it was retried twice                                            |
+| /bad/KEY   | 500: such messages end as dead letters                                    |
+| /g/N       | endpoint N of the group, as /k/; the key of the publish is in a header    |
+| /c/KEY     | takes callbacks of that publish, of attempts and of failures, as /k/      |
 
 Everything runs in the test's event loop.  What is random comes from one seed,
 which is printed; the interleaving is the machine's.
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import random
@@ -20,11 +29,16 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from tests.support.history import Attempt, History
+from tests.support.ledger import Told, Wish, Wishes
 from tests.support.process import TOKEN, Process
 
 now_s = time.monotonic
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+GROUP = "everybody"
+ENDPOINTS = 3
+FLAKY_RETRIES = 2
+CALLBACK_RETRIES = 4
 ANSWER_S_MAX = 15
 OUTSTANDING_MAX = 100
 OUTSTANDING_QUEUE_MAX = 12
@@ -97,6 +111,7 @@ class Receiver:
     def __init__(self, history: History, rng: random.Random) -> None:
         self.faulty = True
         self.on_begin: Callable[[], None] = _nothing
+        self.on_answered: Callable[[], None] = _nothing
         self.ports: dict[str, int] = {}
         self.ended = asyncio.Event()
         self.gate = asyncio.Event()
@@ -106,8 +121,8 @@ class Receiver:
         self._open: dict[str, tuple[Attempt, asyncio.StreamWriter]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def url(self, host: str, key: str) -> str:
-        return f"http://{host}:{self.ports[host]}/k/{key}"
+    def url(self, host: str, key: str, *, path: str = "k") -> str:
+        return f"http://{host}:{self.ports[host]}/{path}/{key}"
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator["Receiver"]:
@@ -145,31 +160,48 @@ class Receiver:
             for name, _, value in (line.partition(": ") for line in head.split("\r\n")[1:])
         }
         body = await reader.readexactly(int(header.get("content-length", "0")))
-        key = head.split()[1].removeprefix("/k/")
+        _, path, key = head.split()[1].split("/", 2)
         self._hang_ups()
-        attempt = self._history.began(
-            key,
-            header["upstash-message-id"],
-            body,
-            at_s=now_s(),
-            retried=int(header["upstash-retried"]),
-        )
+        attempt = self._begun(path, key, header, body)
         mark = f"{key}/{id(attempt)}"
         self._open[mark] = (attempt, writer)
         self.on_begin()
         try:
-            return await self._answer(attempt, reader, writer)
+            fails = path == "bad" or (path == "flaky" and attempt.retried < FLAKY_RETRIES)
+            return await self._answer(attempt, reader, writer, status=500 if fails else 200)
         finally:
             del self._open[mark]
             if attempt.end_s is None:
                 attempt.end_s = now_s()
             self.ended.set()
 
+    def _begun(self, path: str, key: str, header: dict[str, str], body: bytes) -> Attempt:
+        message_id, retried = header["upstash-message-id"], int(header["upstash-retried"])
+        if path != "c":
+            if path == "g":
+                key = f"{header['key']}@{key}"
+            return self._history.began(key, message_id, body, at_s=now_s(), retried=retried)
+        says = json.loads(body)
+        dlq_id = says.get("dlqId")
+        return self._history.called_back(
+            key,
+            message_id,
+            Told(says["sourceMessageId"], says["retried"], dlq_id is not None, dlq_id),
+            status=says["status"],
+            body=base64.b64decode(says["sourceBody"]),
+            at_s=now_s(),
+            retried=retried,
+        )
+
     async def _answer(
-        self, attempt: Attempt, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        attempt: Attempt,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        status: int,
     ) -> bool:
         fault = self._rng.random() if self.faulty else 1.0
-        status = 200
         if fault < 0.06:
             status = 500
         elif fault < 0.09:
@@ -195,6 +227,7 @@ class Receiver:
         if transport.is_closing() or transport.get_write_buffer_size():
             return False
         attempt.status, attempt.end_s = status, now_s()
+        self.on_answered()
         return True
 
     async def _hung_up(self, reader: asyncio.StreamReader, *, wait_s: float) -> None:
@@ -245,14 +278,18 @@ class Load:
         self._tasks: list[asyncio.Task[None]] = []
         self._serving = asyncio.Event()
         self._serial = 0
+        self._has_group = False
 
     def start(self) -> None:
-        """4 FIFO queues with two publishers each, of which the first has retries; 4 plain."""
+        """4 FIFO queues with two publishers each, of which the first has retries; 3 plain; one
+        to a group, and one to the group in a queue."""
         self._tasks = [
-            asyncio.create_task(self._publisher(name, queue))
+            asyncio.create_task(self._publisher(name, queue, to_group=name[0] == "g"))
             for name, queue in (
                 *((f"{side}{nth}", f"q{nth}") for nth in range(4) for side in "ab"),
-                *((f"p{nth}", None) for nth in range(4)),
+                *((f"p{nth}", None) for nth in range(3)),
+                ("g0", None),
+                ("g1", "q-group"),
             )
         ]
 
@@ -269,18 +306,22 @@ class Load:
         async with asyncio.timeout(2 * ANSWER_S_MAX):
             await asyncio.gather(*self._tasks)
 
-    async def _publisher(self, name: str, queue: str | None) -> None:
+    async def _publisher(self, name: str, queue: str | None, *, to_group: bool) -> None:
         rng = random.Random(self._rng.random())
         caller = Caller(self._process)
         twin = Caller(self._process)
-        retries = 5 if queue in ("q0", None) else 0
+        retries_max = 5 if queue in ("q0", None) else 0
         while not self._stopping:
             await self._room(queue)
             await self._serving.wait()
+            if to_group and not await self._grouped(caller):
+                continue
             self._serial += 1
             key = f"{self._name}{name}-{self._serial}"
             dedup = f"d-{key}" if rng.random() < 0.5 else None
             body = rng.randbytes(rng.choice((0, 10, 300, 3_000, 20_000)))
+            path = rng.choices(("k", "flaky", "bad"), (12, 2, 1))[0] if not to_group else "g"
+            retries = {"bad": rng.choice((0, 0, 1)), "flaky": 5}.get(path, retries_max)
             header = {
                 "Upstash-Retries": str(retries),
                 "Upstash-Retry-Delay": str(rng.randrange(10, 60)),
@@ -288,27 +329,92 @@ class Load:
             }
             if dedup is not None:
                 header["Upstash-Deduplication-Id"] = dedup
-            if queue is None and rng.random() < 0.2:
+            if queue is None and not to_group and rng.random() < 0.2:
                 # The next full second: a delay of less than one.
                 header["Upstash-Not-Before"] = str(int(time.time()) + 1)
-            url = self._receiver.url(rng.choice(HOSTS), key)
-            path = f"/v2/enqueue/{queue}/{url}" if queue else f"/v2/publish/{url}"
-            self._history.submitted(
-                key, body, at_s=now_s(), queue=queue, dedup=dedup, retries=retries
+            wishes = Wishes(
+                callback=self._wish(rng, "Callback", header, key, queue, retries),
+                failure=self._wish(rng, "Failure-Callback", header, key, queue, retries),
             )
+            where = GROUP if to_group else self._receiver.url(rng.choice(HOSTS), key, path=path)
+            if to_group:
+                header["Upstash-Forward-Key"] = key
+            keys = [f"{key}@{nth}" for nth in range(ENDPOINTS)] if to_group else [key]
+            for each in keys:
+                self._history.submitted(
+                    each,
+                    body,
+                    at_s=now_s(),
+                    queue=queue,
+                    dedup=dedup,
+                    retries=retries,
+                    group=key if to_group else None,
+                    wishes=wishes,
+                )
+            call = f"/v2/enqueue/{queue}/{where}" if queue else f"/v2/publish/{where}"
             callers = [caller, twin] if dedup is not None and rng.random() < 0.4 else [caller]
             await asyncio.gather(
-                *(self._publish(each, key, path, header, body, dedup) for each in callers)
+                *(self._publish(each, keys, call, header, body, dedup) for each in callers)
             )
-            if "Upstash-Not-Before" in header and rng.random() < 0.2:
+            # One that is delayed still waits; any other may be in flight (D16).
+            if not to_group and rng.random() < (0.2 if "Upstash-Not-Before" in header else 0.04):
                 await self._cancel(caller, key)
         caller.close()
         twin.close()
 
+    async def _grouped(self, caller: Caller) -> bool:
+        """Make the group, unless we have; whether it is there."""
+        if self._has_group:
+            return True
+        endpoints = [
+            {"url": self._receiver.url(HOSTS[nth % len(HOSTS)], str(nth), path="g")}
+            for nth in range(ENDPOINTS)
+        ]
+        body = json.dumps({"endpoints": endpoints}).encode()
+        header = {"Content-Type": "application/json"}
+        try:
+            status, answer = await caller.call(
+                "POST", f"/v2/topics/{GROUP}/endpoints", header, body
+            )
+        except Unknown:
+            await asyncio.sleep(0.01)  # it may be gone, and whoever says so needs a turn
+            return False
+        self._has_group = status == 200
+        if not self._has_group:
+            self.refused.append((status, answer))
+        return self._has_group
+
+    def _wish(
+        self,
+        rng: random.Random,
+        name: str,
+        header: dict[str, str],
+        key: str,
+        queue: str | None,
+        retries: int,
+    ) -> Wish | None:
+        """Ask for a callback, for every other message: with retries of its own or as many as
+        the message has (D25), sometimes late, sometimes in a queue that it names (D24)."""
+        if rng.random() < 0.5:
+            return None
+        name = f"Upstash-{name}"
+        header[name] = self._receiver.url(rng.choice(HOSTS), key, path="c")
+        header[f"{name}-Timeout"] = "1s"
+        header[f"{name}-Retry-Delay"] = str(rng.randrange(10, 60))
+        if rng.random() < 0.7:
+            retries = CALLBACK_RETRIES
+            header[f"{name}-Retries"] = str(retries)
+        if rng.random() < 0.03:
+            header[f"{name}-Delay"] = "1s"
+        own = None
+        if rng.random() < 0.1:
+            own = header[f"{name}-Queue-Name"] = rng.choice(("later", queue or "later"))
+        return Wish(retries, own)
+
     async def _publish(
         self,
         caller: Caller,
-        key: str,
+        keys: list[str],
         path: str,
         header: dict[str, str],
         body: bytes,
@@ -327,7 +433,9 @@ class Load:
                 await asyncio.sleep(0)
                 continue
             if status in (200, 202):
-                self._history.acked(key, answer["messageId"], at_s=now_s())
+                answers = answer if isinstance(answer, list) else [answer]
+                for key, each in zip(keys, answers, strict=True):
+                    self._history.acked(key, each["messageId"], at_s=now_s())
                 self.on_acked()
             else:
                 self.refused.append((status, answer))
@@ -368,14 +476,14 @@ async def publish(
     return await caller.call("POST", path, fields, body)
 
 
-async def dead_letters(caller: Caller) -> set[str]:
-    """The message ids in the dead letter queue."""
-    found: set[str] = set()
+async def dead_letters(caller: Caller) -> dict[str, str]:
+    """The ids in the dead letter queue, by the ids of their messages."""
+    found: dict[str, str] = {}
     cursor = ""
     while True:
         status, page = await caller.call("GET", f"/v2/dlq?count=100{cursor}")
         assert status == 200, page
-        found |= {each["messageId"] for each in page["messages"]}
+        found |= {each["messageId"]: each["dlqId"] for each in page["messages"]}
         if "cursor" not in page:
             return found
         cursor = f"&cursor={urllib.parse.quote(page['cursor'])}"

@@ -9,7 +9,7 @@ from waypost.domain.attempt import Outcome
 from waypost.domain.message import Logged, Message
 from waypost.domain.places import Places
 from waypost.loops.dispatcher import Dispatcher
-from waypost.store.protocol import Claim, take_place
+from waypost.store.protocol import Births, Claim, take_place
 from waypost.telemetry import Telemetry
 
 
@@ -25,7 +25,7 @@ class Destination:
         await self.answered.setdefault(claim.number, asyncio.Event()).wait()
         return Outcome(status=200)
 
-    async def settle(self, claim: Claim, _outcome: Outcome) -> Logged:
+    async def settle(self, claim: Claim, _outcome: Outcome, *, births: Births) -> Logged:
         self.settled.append(claim.number)
         return Logged.DELIVERED
 

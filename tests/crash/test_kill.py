@@ -1,4 +1,5 @@
-"""Whatever was acknowledged survives `kill -9`, in order, once a dedup id (P1-P5)."""
+"""Whatever was acknowledged survives `kill -9`, in order, once a dedup id (P1-P5), and of
+each outcome its callback."""
 
 import os
 import sys
@@ -25,6 +26,8 @@ async def survives(place: Path, *, seed: int, kills: int, say: Say) -> None:
     assert run.refused == []
     assert run.verdict.kills == kills
     assert run.verdict.duplicates <= run.verdict.claimed_at_kills
+    assert run.verdict.fan_outs > kills
+    assert run.verdict.callbacks > 10 * kills
 
 
 async def test_ten_kills_lose_nothing_and_keep_the_order(tmp_path: Path, say: Say):
@@ -53,3 +56,31 @@ async def test_the_harness_finds_a_bug_that_loses_messages(
 
     say(f"seed {SEED}, planted {bug}: {run}")
     assert run.verdict.lost > 0
+
+
+async def test_the_harness_finds_callbacks_that_are_written_after_their_outcome(
+    tmp_path: Path, say: Say
+):
+    run = await run_kills(
+        tmp_path,
+        seed=SEED,
+        kills=3,
+        program=(sys.executable, PLANTED, "callback_later"),
+        aims=["outcome"],
+    )
+
+    say(f"seed {SEED}, planted callback_later: {run}")
+    assert run.verdict.callbacks_missing > 0
+    assert any("no callback tells of" in fault for fault in run.unsound)
+
+
+async def test_the_harness_finds_a_queue_that_does_not_wait_for_callbacks(tmp_path: Path, say: Say):
+    run = await run_kills(
+        tmp_path,
+        seed=SEED,
+        kills=2,
+        program=(sys.executable, PLANTED, "free_early"),
+    )
+
+    say(f"seed {SEED}, planted free_early: {run}")
+    assert any("the next one began before" in each for each in run.verdict.findings["I3"])

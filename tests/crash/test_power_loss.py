@@ -1,4 +1,7 @@
-"""Whatever was acknowledged is on disk when the power goes; with NORMAL it is not (P1, A3)."""
+"""Whatever was acknowledged is on disk when the power goes; with NORMAL it is not (P1, A3).
+
+Nor does the power ever part an outcome and its callbacks, or the messages of a fan-out.
+"""
 
 import asyncio
 import os
@@ -16,9 +19,10 @@ import pytest
 from msgspec import Struct
 
 from tests.crash.harness import eventually
-from tests.crash.load import Load, Receiver
+from tests.crash.load import ENDPOINTS, Load, Receiver
 from tests.crash.power import IMAGES, calls, crashes, strace
 from tests.support.history import History, digest
+from tests.support.ledger import Ledger, read_ledger
 from tests.support.process import WAYPOST, Process, clean_environ
 from waypost.store.sqlite.store import SqliteStore
 
@@ -41,6 +45,8 @@ class Found(Struct):
     writes: int = 0
     syncs: int = 0
     acked: int = 0
+    callbacks: int = 0
+    fan_outs: int = 0
     faults: list[str] = []
     lossy: Counter[str] = Counter()
     lost_max: int = 0
@@ -49,9 +55,10 @@ class Found(Struct):
         kinds = ", ".join(f"{kind} {self.lossy[kind]}" for kind in IMAGES if self.lossy[kind])
         return (
             f"{self.points} crash points of {self.writes} writes and {self.syncs} syncs, "
-            f"{self.images} images, up to {self.acked} acknowledged; "
+            f"{self.images} images, up to {self.acked} acknowledged, "
+            f"{self.fan_outs} fan-outs and {self.callbacks} callbacks due; "
             f"images with a loss: {sum(self.lossy.values())} ({kinds or 'none'}), "
-            f"at most {self.lost_max} lost; unsound or unopenable: {len(self.faults)}"
+            f"at most {self.lost_max} lost; unsound, apart or unopenable: {len(self.faults)}"
         )
 
 
@@ -108,10 +115,12 @@ async def examine(
             try:
                 for name, content in files.items():
                     (disk / name).write_bytes(content)
-                lost, faults = await opened(disk / "queue.db", crash.acked, bodies)
+                lost, ledger, faults = await opened(disk / "queue.db", crash.acked, bodies)
             finally:
                 shutil.rmtree(disk)
             found.faults += [f"line {crash.place}, {kind}: {fault}" for fault in faults]
+            found.fan_outs = max(found.fan_outs, len(ledger.fan_outs))
+            found.callbacks = max(found.callbacks, ledger.owed(ledger.wished).total())
             found.lossy[kind] += bool(lost)
             found.lost_max = max(found.lost_max, len(lost))
     return found
@@ -119,28 +128,31 @@ async def examine(
 
 async def opened(
     database: Path, acked: Sequence[str], bodies: dict[str, str]
-) -> tuple[set[str], list[str]]:
-    """Start the store on an image: which acknowledged messages are gone, and what is unsound."""
+) -> tuple[set[str], Ledger, list[str]]:
+    """Start the store on an image: which acknowledged messages are gone, what there is of
+    callbacks, and what is unsound."""
     try:
         store = SqliteStore(str(database), free_bytes_min=0, now_ms=time.time_ns() // 1_000_000)
     except Exception as fault:  # noqa: BLE001 -- whatever keeps it from opening is the finding
-        return set(), [f"it does not open: {type(fault).__name__}: {fault}"]
+        return set(), Ledger(), [f"it does not open: {type(fault).__name__}: {fault}"]
     try:
         db = store.writer.db
         checked = [str(row[0]) for row in db.execute("PRAGMA integrity_check")]
         kept = {
             message_id: digest(body or b"")
             for message_id, body in db.execute(
-                "SELECT m.id, b.bytes FROM message m LEFT JOIN body b USING (number) WHERE"
-                " EXISTS (SELECT 1 FROM delivery d WHERE d.message_id = m.id)"
+                "SELECT m.id, b.bytes FROM message m LEFT JOIN body b"
+                " ON b.number = coalesce(m.body, m.number) WHERE"
+                " EXISTS (SELECT 1 FROM delivery d WHERE d.number = m.number)"
                 " OR EXISTS (SELECT 1 FROM dead_letter l"
                 "   WHERE l.tenant = m.tenant AND l.message_id = m.id)"
-                " OR EXISTS (SELECT 1 FROM event e WHERE e.tenant = m.tenant"
-                "   AND e.message_id = m.id AND e.state IN ('DELIVERED', 'FAILED', 'CANCELED'))"
+                " OR m.id IN (SELECT message_id FROM event"
+                "   WHERE state IN ('DELIVERED', 'FAILED', 'CANCELED'))"
             )
         }
+        ledger = read_ledger(db)
     except apsw.Error as fault:
-        return set(), [f"it cannot be read: {type(fault).__name__}: {fault}"]
+        return set(), Ledger(), [f"it cannot be read: {type(fault).__name__}: {fault}"]
     finally:
         await store.close()
     faults = [] if checked == ["ok"] else checked
@@ -149,7 +161,8 @@ async def opened(
         for each in kept.keys() & bodies.keys()
         if kept[each] != bodies[each]
     ]
-    return set(acked) - kept.keys(), faults
+    faults += ledger.apart(fan_out=ENDPOINTS)
+    return set(acked) - kept.keys(), ledger, faults
 
 
 async def test_a_backup_is_on_disk_once_it_is_said_to_be_written(tmp_path: Path):
@@ -182,6 +195,8 @@ async def survives(place: Path, *, acks: int, points: int, say: Say) -> None:
     assert found.faults == []
     assert not found.lossy.total()
     assert (found.points, found.images) == (points, points * len(IMAGES))
+    assert found.fan_outs > acks // 20
+    assert found.callbacks > acks // 8
 
 
 async def test_no_acknowledged_message_is_lost_when_the_power_goes(tmp_path: Path, say: Say):
@@ -201,3 +216,13 @@ async def test_with_synchronous_normal_the_same_test_finds_losses(tmp_path: Path
 
     say(f"seed {SEED}, synchronous = NORMAL: {found}")
     assert found.lossy.total() > 0
+
+
+async def test_an_outcome_whose_callback_is_written_later_is_found_apart(tmp_path: Path, say: Say):
+    program = (sys.executable, PLANTED, "callback_later")
+    log, bodies = await record(tmp_path, acks=100, seed=SEED, program=program)
+
+    found = await examine(log, bodies, tmp_path, points=20, seed=SEED)
+
+    say(f"seed {SEED}, planted callback_later: {found}")
+    assert any("no callback tells of" in fault for fault in found.faults)

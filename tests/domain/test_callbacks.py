@@ -76,10 +76,11 @@ def test_a_network_fault_has_status_0_and_its_text_as_the_body():
     assert told == Report(status=0, body=b"cannot connect: refused", retried=1)
 
 
-def test_an_answer_that_was_broken_off_is_told_as_far_as_it_came():
+def test_an_answer_that_was_broken_off_is_no_success():
+    """D14."""
     told = report(Outcome(status=200, body=b"half", error="the answer ended early"), retried=0)
 
-    assert told == Report(status=200, body=b"half")
+    assert told == Report(status=0, body=b"the answer ended early")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ and the message that it reports on, when it is sent or shown.
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from waypost.domain.attempt import Outcome
 from waypost.domain.header_fields import gathered, shown
 from waypost.domain.message import Callback, Message
+from waypost.domain.redaction import of_callback
 
 CONTENT_TYPE = {"Content-Type": ["application/json"]}
 """Of a callback, unless it was told to be another."""
@@ -33,11 +35,13 @@ class Report(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def report(outcome: Outcome, *, retried: int, failure: bool = False) -> Report:
-    """What to tell of an attempt: the answer, or the fault where there was none."""
+    """What to tell of an attempt: the answer, or the fault where there was no whole one (D14)."""
+    if outcome.error is not None:
+        return Report(status=0, body=outcome.error.encode(), retried=retried, failure=failure)
     return Report(
         status=outcome.status,
         header=gathered(outcome.header),
-        body=outcome.body if outcome.status else (outcome.error or "").encode(),
+        body=outcome.body,
         retried=retried,
         failure=failure,
     )
@@ -49,7 +53,7 @@ def message(callback: Callback, source: Message, *, message_id: str, now_ms: int
     Where it names no queue of its own, that of the source waits for it (D24).  It has
     come round as often as the source has (D22).
     """
-    return Message(
+    told = Message(
         tenant=source.tenant,
         id=message_id,
         created_ms=now_ms,
@@ -66,6 +70,10 @@ def message(callback: Callback, source: Message, *, message_id: str, now_ms: int
         callback_of=source.id,
         awaited_by=source.queue if callback.queue is None else None,
     )
+    redaction = of_callback(callback.redaction, source.redaction)
+    if redaction is None and callback.flow is None:
+        return told
+    return replace(told, redaction=redaction, flow=callback.flow)
 
 
 class _Body(Struct, kw_only=True, omit_defaults=True, rename="camel"):
