@@ -242,7 +242,7 @@ async def test_keys_that_mean_nothing_are_ignored(server: Application) -> None:
 
 
 async def test_a_message_goes_to_each_endpoint(server: Application) -> None:
-    """W90, W91, W184: each with an id of its own, and told of the group."""
+    """W90-W92, W184: each with an id of its own, and told of the group."""
     one, other = urls(server, "/one", "/other?a=b")
     await made(server, {"url": one, "name": "First endpoint"}, other)
 
@@ -420,3 +420,11 @@ async def test_groups_of_others_are_not_seen(server: Application) -> None:
         assert (await topic(server, "DELETE", f"/{name}", token=other)).status == 200
         assert (await server.publish(name, token=other)).status == 404
     assert await endpoints(server) == [{"url": A}]
+
+
+async def test_one_call_tells_of_so_many_endpoints_and_no_more(server: Application) -> None:
+    """However often the same ones are told: reading them takes time."""
+    reply = await add(server, *[A] * 1_001)
+
+    assert reply.status == 400
+    assert reply.json == {"error": "endpoints: more than 1000 at once"}

@@ -155,6 +155,12 @@ def test_cloud_metadata_in_disguise_is_not_opened_by_a_network_either(number):
         0x20010000 << 96 | number ^ 0xFFFFFFFF,
         0x26001234 << 96 | 0x5EFE << 32 | number,
         0xFE80 << 112 | number,
+        # RFC 6052: prefixes of 32 to 64 bits, one byte after the 64th bit left out
+        0x64FF9B01 << 96 | number << 64,
+        0x64FF9B0100 << 88 | number >> 8 << 64 | (number & 0xFF) << 48,
+        0x64FF9B0001 << 80 | number >> 16 << 64 | (number & 0xFFFF) << 40,
+        0x64FF9B000100 << 72 | number >> 24 << 64 | (number & 0xFFFFFF) << 32,
+        0x64FF9B00010000 << 72 | number << 24,
     ):
         assert not reaches(wide, str(IPv6Address(embedded)))
     assert reaches(wide, "64:ff9b::a00:1")

@@ -13,9 +13,8 @@ Jitter is not applied here: the delays of this table are promised.
 | 6 …                           | 24 h      |
 
 What the destination asks for comes before the publisher's expression, and
-that before this table.  A fault of our own forward proxy waits by this table
-too and uses up no retry, so that its n stays the same (D10); after three days it
-counts as any other.
+that before this table.  A fault of our own forward proxy uses up no retry (D10): it
+waits for half the age of the message, from the first wait of this table to an hour.
 """
 
 import math
@@ -31,8 +30,8 @@ from waypost.domain.errors import Invalid
 from waypost.domain.expression import WAIT_MS_MAX, compile_expression
 
 NOT_RETRYABLE_STATUS: Final = 489
-PROXY_PATIENCE_MS: Final = 259_200_000
-"""A destination that is down may look like a proxy that is, and must not be tried for ever."""
+PROXY_WAIT_MS_MAX: Final = 3_600_000
+"""The longest wait after a fault of our own forward proxy."""
 
 _ASKING: Final = (
     "retry-after",
@@ -93,8 +92,11 @@ def judge(
 
     if outcome.delivered:
         return Delivered()
-    if outcome.proxy_fault and now_ms - not_before_ms < PROXY_PATIENCE_MS:
-        return TryAgain(now_ms + backoff.wait_ms(retried + 1), counts=False)
+    if outcome.proxy_fault:
+        half_age_ms = (now_ms - not_before_ms) // 2
+        return TryAgain(
+            now_ms + min(max(backoff.wait_ms(1), half_age_ms), PROXY_WAIT_MS_MAX), counts=False
+        )
     if outcome.refused:
         return GiveUp(f"not sent: {outcome.error}")
     if outcome.status == NOT_RETRYABLE_STATUS and _not_retryable(outcome):

@@ -169,7 +169,7 @@ class Dispatcher:
 def _sign_of(outcome: Outcome, *, took_ms: int) -> Sign:
     if outcome.host_down:
         return Sign.DOWN
-    if outcome.proxy_fault:
+    if outcome.proxy_fault or outcome.refused:  # nobody was asked
         return Sign.NONE
     if took_ms > SLOW_MS:
         return Sign.SLOW

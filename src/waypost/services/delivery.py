@@ -30,6 +30,7 @@ OWN_FIELDS = frozenset(
     {
         "Upstash-Message-Id",
         "Upstash-Retried",
+        "Upstash-Schedule-Id",
         "Upstash-Signature",
         "Upstash-Topic-Name",
         "Cdn-Loop",
@@ -142,7 +143,9 @@ class Delivery:
                 await asyncio.sleep(SETTLE_AGAIN_MS / 1000)
             else:
                 self._settled(claim, verdict, logged)
-                self._telemetry.callbacks_accepted += len(drafts)
+                # The store makes no failure callback of a message that was to be cancelled.
+                if logged is not Logged.CANCELED:
+                    self._telemetry.callbacks_accepted += len(drafts)
                 return logged
 
     def _callbacks(
@@ -209,6 +212,8 @@ class Delivery:
         )
         if message.group is not None:
             header.append(("Upstash-Topic-Name", message.group))
+        if message.schedule is not None:
+            header.append(("Upstash-Schedule-Id", message.schedule))
         keys = self._keys(message.tenant) if message.api is None else None
         # A claim's token is used once, so that with the message's id it names the attempt.
         if keys is not None:

@@ -259,8 +259,8 @@ def _forbidden(address: Address) -> str | None:
 def _is_metadata(address: Address) -> bool:
     """Whether a forbidden address is one of cloud metadata, or is IPv6 with one inside.
 
-    Wherever IPv6 carries IPv4 it does so in the last 32 bits, but for 6to4 and
-    Teredo.
+    IPv6 carries IPv4 in its last 32 bits, in the places of 6to4 and Teredo, or behind
+    a prefix of 32 to 64 bits, with a gap of one byte after the 64th bit (RFC 6052).
     """
     if address in METADATA:
         return True
@@ -268,6 +268,8 @@ def _is_metadata(address: Address) -> bool:
         return False
     inside = [IPv4Address(int(address) & 0xFFFF_FFFF), address.sixtofour]
     inside += address.teredo or ()
+    without_gap = address.packed[:8] + address.packed[9:]
+    inside += [IPv4Address(without_gap[at : at + 4]) for at in range(4, 9)]
     return not METADATA.isdisjoint(inside)
 
 

@@ -36,6 +36,7 @@ from waypost.wire.http1 import Connection, Pool, Route
 from waypost.wire.names import NameFault, Names
 from waypost.wire.protocol import Request
 from waypost.wire.proxy import Proxy
+from waypost.wire.proxy import Proxy
 
 DIAL_S_MAX = 10.0
 """How long one address may take to be connected, TLS included, before the next is tried."""
@@ -228,11 +229,12 @@ class HttpSender:
     async def _connect_through(self, route: Route, wait_s: float) -> Connection | Outcome:
         assert self._proxy is not None
         until_s = self._loop.time() + wait_s
-        tunnel = await self._proxy.tunnel(
+        transport: asyncio.Transport | Outcome | None = await self._proxy.tunnel(
             route.address, route.port, names=self._names, until_s=until_s
         )
-        if isinstance(tunnel, Outcome):
-            return tunnel
+        if isinstance(transport, Outcome):
+            return transport
+        tunnel = transport
         connection = self._connection(route)
         try:
             if route.server_name is None:
@@ -241,11 +243,10 @@ class HttpSender:
                 tunnel.resume_reading()
             else:
                 async with asyncio.timeout_at(until_s):
-                    inside = await self._loop.start_tls(
+                    transport = await self._loop.start_tls(
                         tunnel, connection, self._tls, server_hostname=route.server_name
                     )
-                assert inside is not None
-                connection.connection_made(inside)
+                connection.connection_made(transport)
         except BaseException:
             tunnel.abort()
             raise
@@ -381,7 +382,9 @@ def _are_field_names(names: tuple[str, ...]) -> bool:
 
 def _tls_fault(fault: ssl.SSLError) -> Outcome:
     if isinstance(fault, ssl.SSLCertVerificationError):
-        why = f"the certificate was not accepted: {fault.verify_message}"
+        # OpenSSL's words name the host, which is the operator's own for a built-in API (D9).
+        said = fault.verify_message.partition(",")[0].lower()
+        why = f"the certificate was not accepted: {said}"
     else:
         why = (fault.reason or "the handshake failed").lower().replace("_", " ")
     return Outcome(error=f"TLS: {why}", host_down=True)
