@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waypost.domain.errors import Invalid, Problem, QuotaExceeded
+from waypost.domain.flow import Flow
 from waypost.domain.message import Callback
-from waypost.domain.options import Limits, checked_name, parse
+from waypost.domain.options import AsksForSchedule, Limits, checked_name, parse
 
 T0 = 1_721_068_851_000
 DAY_MS = 86_400_000
@@ -97,6 +98,7 @@ def test_each_header_is_read_and_so_is_its_query_parameter(name, value, field, r
         ("Upstash-Delay", "soon"),
         ("Upstash-Not-Before", "1721068851.5"),
         ("Upstash-Not-Before", "-5"),
+        ("Upstash-Not-Before", "1721068851000"),  # milliseconds
         ("Upstash-Timeout", "5x"),
         ("Upstash-Retry-Delay", "2 **"),  # W62
         ("Upstash-Retry-Delay", "1/retried"),
@@ -134,7 +136,6 @@ def test_a_mistake_is_named_by_the_field_it_is_in(name, value):
         ("Upstash-Retries", "6", "quota maxRetries exceeded"),  # W39
         ("Upstash-Delay", "604801s", "quota maxDelay exceeded, current limit: 604800"),
         ("Upstash-Not-Before", "1721673652", "quota maxDelay exceeded, current limit: 604800"),
-        ("Upstash-Not-Before", "9" * 15, "quota maxDelay exceeded, current limit: 604800"),
         ("Upstash-Timeout", "901s", "quota maxTimeout exceeded, current limit: 900"),
     ],
 )
@@ -197,23 +198,53 @@ def test_empty_fields_count_as_absent():  # W13
     assert _parse(query={name.lower(): "" for name in names}) == _parse()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Upstash-Flow-Control-Key",
-        "Upstash-Flow-Control-Value",
-        "Upstash-Cron",
-        "Upstash-Schedule-Id",
-        "Upstash-Redact-Fields",
-        "Upstash-Callback-Flow-Control-Key",
-        "Upstash-Callback-Redact-Fields",
-        "Upstash-Failure-Callback-Flow-Control-Value",
-    ],
-)
-def test_a_feature_that_has_not_landed_is_refused_by_name(name):  # D5
-    assert str(_refused({name: "x"})) == f"{name} is not supported yet"
-    query_problem = _refused(query={name.lower(): "x"})
-    assert str(query_problem) == f"{name.lower()} (query parameter) is not supported yet"
+@pytest.mark.parametrize("name", ["Upstash-Cron", "Upstash-Schedule-Id"])
+def test_who_asks_for_a_schedule_asks_for_no_message(name):  # W136
+    for fault, shown in (
+        (_refused({name: "x"}), name),
+        (_refused(query={name.lower(): "x"}), f"{name.lower()} (query parameter)"),
+    ):
+        assert isinstance(fault, AsksForSchedule)
+        assert str(fault) == f"{shown}: this cannot be a schedule; create it by itself"
+
+
+@pytest.mark.parametrize("of", ["", "Callback-", "Failure-Callback-"])
+def test_a_flow_control_key_and_its_value_come_together(of):  # W63
+    key, value = f"Upstash-{of}Flow-Control-Key", f"Upstash-{of}Flow-Control-Value"
+    url = {f"Upstash-{of}"[:-1]: "https://a.example"} if of else {}
+
+    asked = _parse(url | {key: "a:b/c", value: "rate=2,period=3"})
+
+    flows = [asked.flow, asked.callback and asked.callback.flow]
+    flows.append(asked.failure_callback and asked.failure_callback.flow)
+    assert [flow for flow in flows if flow] == [Flow("a:b/c", rate=2, period_ms=3_000)]
+    assert str(_refused(url | {key: "k"})) == f"{key} needs {value} beside it"
+    assert str(_refused(url | {value: "rate=1"})) == f"{value} needs {key} beside it"
+    assert str(_refused(url | {key: "k\x01", value: "rate=1"})).startswith(f"{key}: contains")
+    in_query = _refused(url, query={key.lower(): "k"})
+    assert str(in_query) == f"{key.lower()} (query parameter) needs {value} beside it"
+    assert _parse(url | {key: "k"}, query={value.lower(): "rate=1"}) == _parse(
+        url | {key: "k", value: "rate=1"}
+    )
+
+
+@pytest.mark.parametrize("value", ["period=1s", "rate", "=1", "rate=1 parallelism=2", "x=1"])
+def test_a_flow_control_value_that_says_no_limit_is_answered_in_the_words_of_qstash(value):  # W64
+    name = "Upstash-Flow-Control-Value"
+
+    said = str(_refused({"Upstash-Flow-Control-Key": "k", name: value}))
+
+    assert said == (
+        f"{name} should be either rate=X or parallelism=Y, or both as comma-separated values"
+    )
+
+
+def test_the_longest_period_is_a_limit():  # W65
+    fields = {"Upstash-Flow-Control-Key": "k", "Upstash-Flow-Control-Value": "rate=1,period=11"}
+
+    said = str(_refused(fields, limits=Limits(flow_period_ms_max=10_000)))
+
+    assert said == "Upstash-Flow-Control-Value: period must be from 1 to 10 seconds"
 
 
 def test_unknown_upstash_fields_are_ignored_and_never_passed_on():  # W12

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tests.support.factory import ERROR, OK, T0, a_draft, some_places
 from waypost.domain.attempt import Delivered, GiveUp, Outcome, TryAgain, Verdict
+from waypost.domain.filters import Filter
 from waypost.domain.message import Logged
 from waypost.domain.places import Places, Sign
 from waypost.store.protocol import (
@@ -75,10 +76,10 @@ class Bench:
 
     async def log(self, message_id: str | None = None, tenant: str = "acme") -> list[LogEntry]:
         """The whole log, oldest first."""
-        ids: Sequence[str] = () if message_id is None else (message_id,)
+        ids = frozenset(() if message_id is None else (message_id,))
         page = await self.store.log(
             tenant,
-            where=LogFilter(message_ids=ids),
+            where=LogFilter(of=Filter(message_ids=ids)),
             cursor=None,
             count_max=10_000,
             bytes_max=1 << 30,

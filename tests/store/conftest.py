@@ -24,11 +24,13 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def open_store(engine: str, tmp_path: Path) -> Open:
-    """Opens the test's own store; on disk, it can be opened again."""
-    path = MEMORY if engine == "sqlite memory" else str(tmp_path / "waypost.db")
+    """Opens the test's own store, or one of several names; on disk, it can be opened again."""
 
     @asynccontextmanager
-    async def opened(*, now_ms: int = T0, free_bytes_min: int = 0) -> AsyncIterator[Store]:
+    async def opened(
+        *, name: str = "waypost", now_ms: int = T0, free_bytes_min: int = 0
+    ) -> AsyncIterator[Store]:
+        path = MEMORY if engine == "sqlite memory" else str(tmp_path / f"{name}.db")
         store = SqliteStore(path, free_bytes_min=free_bytes_min, now_ms=now_ms)
         try:
             yield store

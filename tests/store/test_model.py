@@ -6,10 +6,12 @@ The seeds are fixed.  A history that fails is told by its seed and its step, and
 
 import asyncio
 import random
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import apsw
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -18,6 +20,7 @@ from tests.support.factory import ERROR, OK, T0, a_callback, a_draft
 from waypost.domain.attempt import Delivered, GiveUp, TryAgain, Verdict
 from waypost.domain.callbacks import Report
 from waypost.domain.callbacks import body as callbacks_body
+from waypost.domain.flow import Flow, FlowKey
 from waypost.domain.message import Logged, Message
 from waypost.domain.places import SUSPECT_AFTER, Places, Sign
 from waypost.store.protocol import (
@@ -37,6 +40,12 @@ STEPS = 250
 TENANTS = ("a", "b", "c")
 HOSTS = tuple(f"https://h{n}.example/" for n in range(6))
 QUEUES = (None, "q0", "q1", "q2", "q3")
+FLOWS = {
+    "k0": Flow("k0", parallelism=1),
+    "k1": Flow("k1", rate=3, period_ms=40),
+    "k2": Flow("k2", parallelism=2, rate=5, period_ms=60),
+}
+KEYS = (None, None, None, *FLOWS)
 SIGNS = (Sign.WELL, Sign.WELL, Sign.DOWN, Sign.SLOW)
 
 
@@ -57,6 +66,17 @@ class Known:
     lingers: bool = False
 
     @property
+    def key(self) -> tuple[str, str] | None:
+        message = self.draft.message
+        return None if message.flow is None else (message.tenant, message.flow.key)
+
+    @property
+    def waits_for_key_alone(self) -> bool:
+        """Whether it is in the lane of its key."""
+        keyed = self.key is not None and self.queue is None
+        return keyed and self.interrupted < SUSPECT_AFTER
+
+    @property
     def queue(self) -> tuple[str, str] | None:
         message = self.draft.message
         return None if message.queue is None else (message.tenant, message.queue)
@@ -73,6 +93,7 @@ class Model:
     known: dict[str, Known] = field(default_factory=dict)
     keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     in_flight: list[Claim] = field(default_factory=list)
+    flow_keys: dict[tuple[str, str], FlowKey] = field(default_factory=dict)
 
     def added(self, drafts: Sequence[Draft], accepted: Sequence[Accepted]) -> None:
         for draft, answer in zip(drafts, accepted, strict=True):
@@ -90,7 +111,20 @@ class Model:
     def accepted(self, draft: Draft) -> Known:
         due_ms = max(draft.message.not_before_ms, self.now_ms)
         it = self.known[draft.message.id] = Known(draft, (due_ms, len(self.known)), due_ms)
+        if it.key is not None and draft.message.flow is not None:
+            key = self.flow_keys.get(it.key, FlowKey(name=it.key[1]))
+            self.flow_keys[it.key] = key.asked(draft.message.flow, now_ms=self.now_ms)
         return it
+
+    def in_use(self, key: tuple[str, str]) -> int:
+        """How many attempts of a flow-control key are under way."""
+        return sum(self.known[claim.message.id].key == key for claim in self.in_flight)
+
+    def room(self, it: Known) -> int:
+        """How many attempts of the message's flow-control key may begin."""
+        if it.key is None:
+            return 1
+        return self.flow_keys[it.key].room(self.in_use(it.key), now_ms=self.now_ms)
 
     def called_back(self, source: Claim, callbacks: Sequence[Draft], logged: Logged) -> list[str]:
         """The callbacks that a settle has made: of a failure only where the message failed."""
@@ -121,6 +155,19 @@ class Model:
             older = [o for o in its_queue if o.state == "waiting" and o.order < it.order]
             assert not older, (it, older)
             it.holds = True
+        if it.key is not None:
+            assert self.room(it), (it, self.flow_keys[it.key])
+            key = self.flow_keys[it.key]
+            self.flow_keys[it.key] = key.after_one(own=True, now_ms=self.now_ms)
+            if it.waits_for_key_alone:
+                older = [
+                    other
+                    for other in self.known.values()
+                    if (other.key, other.state) == (it.key, "waiting")
+                    and other.waits_for_key_alone
+                    and (other.due_ms, other.order[1]) < (it.due_ms, it.order[1])
+                ]
+                assert not older, (it, older)
         it.state, it.lingers = "in flight", False
         self.in_flight.append(claim)
         suspects = [c for c in self.in_flight if c.interrupted >= SUSPECT_AFTER]
@@ -156,12 +203,16 @@ class Model:
     def may_go(self) -> list[Known]:
         """What is due and held up by nothing but places, when nothing is in flight."""
         held = {it.queue for it in self.known.values() if it.needs_its_place}
+        due = [
+            it for it in self.known.values() if it.state == "waiting" and it.due_ms <= self.now_ms
+        ]
+        stuck = [it for it in due if it.queue is not None and not self.room(it)]
         return [
             it
-            for it in self.known.values()
-            if it.state == "waiting"
-            and it.due_ms <= self.now_ms
+            for it in due
+            if self.room(it)
             and (it.queue is None or it.holds or it.queue not in held)
+            and not any(o.queue == it.queue and o.order < it.order for o in stuck)
         ]
 
 
@@ -180,6 +231,8 @@ class History:
     async def step(self) -> None:
         """Ask for some things at the same moment, and hold the answers against the model."""
         dice, model, now_ms = self.dice, self.model, self.model.now_ms
+        if model.flow_keys and dice.random() < 0.08:
+            await self.change_flow_key()
         born: list[Claim] = []
         calls: list[tuple[int, Any, Awaitable[Any]]] = []
         for _ in range(dice.choice((1, 1, 2, 4))):
@@ -237,6 +290,29 @@ class History:
         assert not born
         assert self.places.in_flight == len(model.in_flight)
 
+    async def change_flow_key(self) -> None:
+        """Pause, resume, pin, unpin or reset a flow-control key."""
+        dice, now_ms = self.dice, self.model.now_ms
+        tenant, name = dice.choice(list(self.model.flow_keys))
+        limit = dice.choice((1, 2, 6))
+        changes: tuple[Callable[[FlowKey], FlowKey], ...] = (
+            lambda key: replace(key, paused=True),
+            lambda key: replace(key, paused=False),
+            lambda key: replace(key, paused=False),
+            lambda key: key.rate_reset(now_ms=now_ms),
+            lambda key: key.unpinned(parallelism=True, rate=True),
+            lambda key: key.pinned(parallelism=limit, rate=None, period_ms=None, now_ms=now_ms),
+            lambda key: key.pinned(parallelism=None, rate=limit, period_ms=30, now_ms=now_ms),
+        )
+        change = dice.choice(changes)
+
+        def changed(key: FlowKey | None) -> FlowKey:
+            assert key is not None
+            return change(key)
+
+        await self.store.change_flow_key(tenant, name, changed, now_ms=now_ms)
+        self.model.flow_keys[tenant, name] = change(self.model.flow_keys[tenant, name])
+
     async def come_to_rest(self) -> None:
         """Deliver all that is in flight, and then whatever is due, until nothing is."""
         model = self.model
@@ -280,6 +356,7 @@ class History:
         callbacks = []
         for failure in dice.choice(((), (), (False,), (True,), (False, True))):
             queue = dice.choice((None, None, None, "q0"))
+            key = dice.choice(KEYS)
             callbacks.append(
                 a_callback(
                     source,
@@ -288,6 +365,7 @@ class History:
                     delay_ms=dice.choice((0, 0, 20)),
                     queue=queue,
                     awaited_by=source.queue if queue is None else None,
+                    flow=None if key is None else FLOWS[key],
                     report=Report(status=200, body=b"y" * dice.choice((0, 300)), failure=failure),
                 )
             )
@@ -295,11 +373,13 @@ class History:
 
     def draft(self) -> Draft:
         dice = self.dice
+        key = dice.choice(KEYS)
         return a_draft(
             at_ms=self.model.now_ms,
             tenant=dice.choice(TENANTS),
             url=dice.choice(HOSTS),
             queue=dice.choice(QUEUES),
+            flow=None if key is None else FLOWS[key],
             delay_ms=dice.choice((0, 0, 0, 5, 50)),
             body=b"x" * dice.choice((0, 10, 1_000)),
             dedup_key=dice.choice((None, None, f"id:{dice.randrange(8)}")),
@@ -341,7 +421,12 @@ class History:
             for message_id, it in model.known.items()
             if it.queue is not None and it.needs_its_place
         }
-        assert set(db.execute("SELECT * FROM hold").fetchall()) == holds
+        permits = {
+            (it.key[0], f"key:{it.key[1]}", numbers[message_id])
+            for message_id, it in model.known.items()
+            if it.key is not None and it.state == "in flight"
+        }
+        assert set(db.execute("SELECT * FROM hold").fetchall()) == holds | permits
         waiting = [row for row in rows if row[1] is None]
         lanes = db.execute("SELECT tenant, lane, turn_ms FROM lane").fetchall()
         assert {(lane[0], lane[1]) for lane in lanes} == {(row[4], row[5]) for row in waiting}
@@ -349,9 +434,37 @@ class History:
             its = [row for row in waiting if (row[4], row[5]) == (tenant, lane)]
             full = any(hold[:2] == (tenant, lane) for hold in holds)
             due_ms = min((row[3] for row in its if row[2] or not full), default=None)
+            if due_ms is not None and lane.startswith("key:"):
+                name = lane.removeprefix("key:")
+                opens_ms = self.opens_ms(tenant, name)
+                due_ms = None if opens_ms is None else max(due_ms, opens_ms)
             if due_ms is not None:
                 assert turn_ms is not None, (tenant, lane)
                 assert turn_ms <= max(due_ms, model.now_ms), (tenant, lane)
+
+        self.check_flow_keys(db)
+
+    def check_flow_keys(self, db: apsw.Connection) -> None:
+        """Keys are as the model has them, and what waits for one will be let in."""
+        model = self.model
+        rows = db.execute("SELECT tenant, name, facts, opens_ms FROM flow_key").fetchall()
+        kept = {
+            (tenant, name): replace(msgspec.json.decode(facts, type=FlowKey), own_turn=True)
+            for tenant, name, facts, _ in rows
+        }
+        assert kept == {key: replace(it, own_turn=True) for key, it in model.flow_keys.items()}
+        looked_at = {f"key:{name} of {tenant}": (tenant, name, at) for tenant, name, _, at in rows}
+        blocked = db.execute("SELECT DISTINCT blocked_on FROM lane WHERE blocked_on GLOB 'key:*'")
+        for (resource,) in blocked.fetchall():
+            tenant, name, at_ms = looked_at[resource]
+            opens_ms = self.opens_ms(tenant, name)
+            if opens_ms is not None:
+                assert at_ms is not None, resource
+                assert at_ms <= max(opens_ms, model.now_ms), resource
+
+    def opens_ms(self, tenant: str, name: str) -> int | None:
+        in_use = self.model.in_use((tenant, name))
+        return self.model.flow_keys[tenant, name].opens_ms(in_use, now_ms=self.model.now_ms)
 
 
 @pytest.mark.parametrize("seed", range(1, 5))

@@ -13,11 +13,13 @@ from tests.store.bench import Bench, queued
 from tests.support.factory import DAY, HOUR, OK, T0, a_callback, a_draft, some_places
 from waypost.domain.attempt import Delivered
 from waypost.domain.errors import Invalid, NotFound, StoreBroken, StoreFull, StoreUnavailable
+from waypost.domain.filters import Filter
+from waypost.domain.flow import Flow
 from waypost.domain.message import Logged
 from waypost.domain.places import Sign
 from waypost.domain.signing import SigningKeys
 from waypost.store.migrations import SchemaTooNew
-from waypost.store.protocol import LogFilter, Retention, Tenant, Token, give_back_place
+from waypost.store.protocol import LogFilter, LogView, Retention, Tenant, Token, give_back_place
 from waypost.store.sqlite import database, log, upkeep, writer
 from waypost.store.sqlite.database import MIGRATIONS, Locked
 from waypost.store.sqlite.people import PeopleFile
@@ -394,12 +396,66 @@ async def test_a_page_of_a_state_that_is_rare_ends_early_and_none_is_missed(
     await store.close()
 
 
+@pytest.mark.parametrize("by_message", [False, True])
+@pytest.mark.parametrize("latest_first", [False, True])
+async def test_a_page_looks_at_so_many_entries_and_none_that_is_wanted_is_missed(
+    monkeypatch: pytest.MonkeyPatch, by_message: bool, latest_first: bool
+) -> None:
+    monkeypatch.setattr(log, "LOOKED_AT_MAX", 10)
+    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+    drafts = [a_draft(at_ms=T0 + n, labels=["a"] if n % 20 == 7 else []) for n in range(60)]
+    for n, draft in enumerate(drafts):
+        await Bench(store).add_waiting(draft, now_ms=T0 + n)
+
+    found, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        page = await store.log(
+            "acme",
+            where=LogFilter(of=Filter(labels=frozenset({"a"}))),
+            view=LogView(latest_first=latest_first, by_message=by_message),
+            cursor=cursor,
+            count_max=5,
+            bytes_max=1 << 20,
+        )
+        found += [entry.message.id for entry in page.entries]
+        cursor, pages = page.cursor, pages + 1
+
+    wanted = [draft.message.id for draft in drafts[7::20]]
+    assert found == (wanted[::-1] if latest_first else wanted)
+    assert pages == 7
+    await store.close()
+
+
+async def test_the_dates_of_the_log_are_found_by_an_index() -> None:
+    """W172: and what is before and after them is not looked at."""
+    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+    seen: set[str] = set()
+    store.writer.db.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: seen.add(str(event["sql"])))
+    of = Filter(from_ms=T0, to_ms=T0 + 1, labels=frozenset({"a"}))
+    for by_message in (False, True):
+        view = LogView(by_message=by_message)
+        await store.log(
+            "acme", where=LogFilter(of=of), view=view, cursor=None, count_max=5, bytes_max=1 << 20
+        )
+    store.writer.db.trace_v2(0)
+
+    walks = [sql for sql in seen if "(e.time_ms, e.number)" in sql]
+    assert len(walks) == 3
+    for sql in walks:
+        plan = list(store.writer.db.execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?")))
+        by = "PRIMARY KEY (tenant=? AND (time_ms,number)>(?,?) AND (time_ms,number)<(?,?))"
+        assert any(by in row[3] for row in plan), sql
+        assert not [row for row in plan if "TEMP B-TREE" in row[3]], sql
+    await store.close()
+
+
 async def test_the_log_of_a_message_is_found_by_its_id() -> None:
     store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
     seen: set[str] = set()
     store.writer.db.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: seen.add(str(event["sql"])))
     for states in ([], [Logged.FAILED]):
-        where = LogFilter(message_ids=["a", "b"], states=states)
+        of = Filter(message_ids=frozenset({"a", "b"}))
+        where = LogFilter(of=of, states=states)
         await store.log("acme", where=where, cursor=None, count_max=5, bytes_max=1 << 20)
     store.writer.db.trace_v2(0)
 
@@ -556,6 +612,54 @@ async def test_the_cost_of_a_claim_does_not_grow_with_tenants_that_are_not_ready
     assert costs[5_000] <= costs[100] * 1.05, costs
 
 
+@pytest.mark.parametrize("limits", [{"parallelism": 1}, {"rate": 1, "period_ms": HOUR}])
+async def test_the_cost_of_a_claim_does_not_grow_with_what_waits_for_keys(
+    limits: dict[str, int],
+) -> None:
+    """Neither with messages that have only a key, nor with queues, nor with keys."""
+    costs = {}
+    for waiting in (20, 2_000):
+        store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+        bench = Bench(store)
+        for start in range(0, waiting, 500):
+            for n in range(start, min(start + 500, waiting)):
+                drafts = [
+                    a_draft(flow=Flow("k", **limits)),
+                    a_draft(flow=Flow("k", **limits), queue=f"q{n}"),
+                    *[a_draft(flow=Flow(f"k{n}", **limits)) for _ in range(2)],
+                ]
+                await Bench(store).add_waiting(*drafts)
+        while await bench.next_due_ms() not in (None, T0 + HOUR):
+            await bench.claim(1_000)
+        await bench.add_waiting(*[a_draft(url=f"https://good{n}.example/") for n in range(40)])
+        costs[waiting] = await _steps_of_a_claim(bench, store)
+        await store.close()
+
+    assert costs[2_000] <= costs[20] * 1.05, costs
+
+
+async def test_the_cost_of_a_freed_permit_does_not_grow_with_what_waits_for_it() -> None:
+    costs = {}
+    for waiting in (20, 2_000):
+        store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+        bench = Bench(store)
+        flow = Flow("k", parallelism=1)
+        await bench.add(a_draft(flow=flow))
+        for start in range(0, waiting, 500):
+            count = min(500, waiting - start)
+            await bench.add(
+                *[a_draft(flow=flow) for _ in range(count)],
+                *[a_draft(flow=flow, queue=f"q{start + n}") for n in range(count)],
+            )
+        while await bench.next_due_ms() is not None:
+            await bench.claim()
+        await bench.deliver(bench.born[0])
+        costs[waiting] = await _steps_of_a_claim(bench, store, count=1)
+        await store.close()
+
+    assert costs[2_000] <= costs[20] * 1.05, costs
+
+
 async def test_no_statement_of_the_hot_path_scans_a_table() -> None:
     store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
     seen: set[str] = set()
@@ -569,6 +673,11 @@ async def test_no_statement_of_the_hot_path_scans_a_table() -> None:
     await bench.deliver(bench.born[2])
     await bench.claim(now_ms=T0 + 1)
     await bench.store.cancel("acme", first.message.id, now_ms=T0)
+    flow = Flow("k", parallelism=1)
+    await bench.add(a_draft(flow=flow), a_draft(flow=flow), *queued(count=1, flow=flow))
+    await bench.claim(now_ms=T0 + 1)
+    await bench.deliver(bench.born[-1])
+    await bench.claim(now_ms=T0 + 1)
     store.writer.db.trace_v2(0)
 
     plans = {}

@@ -5,12 +5,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from waypost.domain import options
 from waypost.domain.attempt import Outcome
 from waypost.domain.callbacks import Report
 from waypost.domain.destination import origin_of
 from waypost.domain.ids import message_id
 from waypost.domain.message import Message
 from waypost.domain.places import Places
+from waypost.domain.schedules import Schedule
 from waypost.store.protocol import Draft
 
 SECOND = 1_000
@@ -53,6 +55,27 @@ def a_draft(
         host=origin_of(message.url).key,
         dedup_key=dedup_key,
         dedup_until_ms=message.created_ms + window_ms,
+    )
+
+
+def a_schedule(
+    schedule_id: str = "s",
+    *,
+    cron: str = "* * * * *",
+    destination: str = "https://example.com/hook",
+    created_ms: int = T0,
+    updated_ms: int = T0,
+    **facts: Any,
+) -> Schedule:
+    return Schedule(
+        tenant=facts.pop("tenant", "acme"),
+        id=schedule_id,
+        cron=cron,
+        destination=destination,
+        asked=options.parse([], {}, limits=options.Limits(), now_ms=0),
+        created_ms=created_ms,
+        updated_ms=updated_ms,
+        **facts,
     )
 
 

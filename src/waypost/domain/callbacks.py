@@ -87,6 +87,7 @@ class _Body(Struct, kw_only=True, omit_defaults=True, rename="camel"):
     dlq_id: str | None = None
     source_message_id: str
     topic_name: str | None = None
+    schedule_id: str | None = None
     endpoint_name: str | None = None
     url: str
     method: str
@@ -109,6 +110,7 @@ def body(report: Report, source: Message, source_body: bytes) -> bytes:
             dlq_id=report.dlq_id,
             source_message_id=source.id,
             topic_name=source.group,
+            schedule_id=source.schedule,
             endpoint_name=source.endpoint,
             url=source.url,
             method=source.method,

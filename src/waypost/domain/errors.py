@@ -5,7 +5,9 @@ assertion or a crash.  `waypost.api.problems` turns codes into HTTP.
 
     Problem
     ├── Invalid              the request is wrong; the text names the field and the fault
-    ├── QuotaExceeded        a limit of the caller's plan would be passed
+    ├── QuotaExceeded        the request asks for more than the caller's plan allows
+    ├── LimitReached         the caller has as many of these as the plan allows
+    ├── RateLimited          too much was asked for in a period; later it is fine
     ├── Unauthenticated      no token, or one that nobody has
     ├── Forbidden            the token may not do this
     ├── NotFound             nothing of that name is the caller's
@@ -33,6 +35,22 @@ class Invalid(Problem):
 
 class QuotaExceeded(Problem):
     code = "quota_exceeded"
+
+
+class LimitReached(Problem):
+    code = "limit_reached"
+
+
+class RateLimited(Problem):
+    """`limit` is what a period allows; the next one begins at `reset_s` (unix seconds)."""
+
+    code = "rate_limited"
+
+    def __init__(self, text: str, *, limit: int = 0, reset_s: int = 0, daily: bool = False) -> None:
+        super().__init__(text)
+        self.limit = limit
+        self.reset_s = reset_s
+        self.daily = daily
 
 
 class Unauthenticated(Problem):

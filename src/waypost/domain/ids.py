@@ -4,6 +4,7 @@
 | ------------- | ----------------------------------------------------------------- |
 | message       | `msg_` + 22 base58 digits of (48 bits of milliseconds, 80 random) |
 | URL group     | `tpc_`, the same                                                  |
+| schedule      | `scd_`, the same, where its maker gives it no other               |
 | dead letter   | `1725323658779-0`: the moment, and a number within it             |
 | signing key   | `sig_` + 28 base58 digits of 160 random bits                      |
 | signature     | `jwt_`, the same                                                  |
@@ -36,6 +37,7 @@ _MESSAGE_DIGITS: Final = 22  # 58**22 is 2**128.9, so 128 bits fit
 _MESSAGE_CHARS: Final = len(_MESSAGE_PREFIX) + _MESSAGE_DIGITS
 
 URL_GROUP_PREFIX: Final = "tpc_"
+SCHEDULE_PREFIX: Final = "scd_"
 
 TOKEN_ENTROPY_BYTES: Final = 20
 
@@ -90,6 +92,11 @@ def created_ms_of(message_id: str) -> int:
 def url_group_id(now_ms: int, entropy: int) -> str:
     """Spell the id of a URL group made at `now_ms`; `entropy` is 80 random bits."""
     return URL_GROUP_PREFIX + message_id(now_ms, entropy)[len(_MESSAGE_PREFIX) :]
+
+
+def schedule_id(now_ms: int, entropy: int) -> str:
+    """Spell the id of a schedule made at `now_ms`; `entropy` is 80 random bits."""
+    return SCHEDULE_PREFIX + message_id(now_ms, entropy)[len(_MESSAGE_PREFIX) :]
 
 
 def dead_letter_id(now_ms: int, number: int) -> str:

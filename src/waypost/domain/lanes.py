@@ -1,7 +1,8 @@
 """The home of where a delivery waits: its queue, else its flow-control key, else its host.
 
-Suspects (D18) that have no queue wait in a lane of their own, so that whoever
-waits to be tried alone holds up nobody else.
+Suspects (D18) that have no queue wait in a lane of their own, one for each key
+and one for those without, so that whoever waits to be tried alone holds up
+nobody else, and a key that holds one of them holds no other.
 """
 
 from waypost.domain.message import Message
@@ -17,7 +18,7 @@ def lane_of(message: Message, host: str, *, suspect: bool = False) -> str:
     if message.queue is not None:
         return queue_lane(message.queue)
     if suspect:
-        return SUSPECTS
+        return SUSPECTS if message.flow is None else f"{SUSPECTS}:{message.flow.key}"
     return f"{HOST}{host}" if message.flow is None else key_lane(message.flow.key)
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from waypost.domain.flow import Flow
+from waypost.domain.redaction import Redaction
 
 
 class Callback(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -25,6 +26,8 @@ class Callback(Struct, frozen=True, kw_only=True, omit_defaults=True):
     not_before_ms: int = 0
     queue: str | None = None
     labels: list[str] = []
+    redaction: Redaction | None = None
+    flow: Flow | None = None
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,7 +37,8 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     destination, and what `GET /v2/messages/{id}` shows (W21, W22).  `group` and
     `endpoint` are names: the URL group that it was published to, and which of
     its endpoints this is.  `api` is the name of a built-in API, whose address
-    is the operator's (D9); `url` then reads `api/llm`.
+    is the operator's (D9); `url` then reads `api/llm`.  `schedule` is the id of the
+    schedule that made it.
 
     A callback tells of an attempt of the message `callback_of`.  `awaited_by` is
     the queue that keeps that message's place until this callback has ended (D24).
@@ -62,6 +66,8 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     callback_of: str | None = None
     awaited_by: str | None = None
     flow: Flow | None = None
+    schedule: str | None = None
+    redaction: Redaction | None = None
 
 
 class State(StrEnum):

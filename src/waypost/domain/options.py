@@ -12,6 +12,9 @@
 | Upstash-Content-Based-Deduplication | true / false                       | false           |
 | Upstash-Label                       | comma list                         | none            |
 | Upstash-Queue-Name                  | name                               | none            |
+| Upstash-Redact-Fields               | comma list, see `redaction`        | none            |
+| Upstash-Flow-Control-Key            | text; only with the next           | none            |
+| Upstash-Flow-Control-Value          | see `flow`; only with the last     | none            |
 | Upstash-Header-Forward              | true / false                       | false           |
 | Upstash-Forward-<H>                 | passed on as `<H>`                 |                 |
 | Upstash-Callback                    | http(s) URL, told of each attempt  | none            |
@@ -21,8 +24,8 @@
 | Content-Type                        | passed on                          | none (W19)      |
 
 `<X>` is Method, Timeout, Retries (else: those of the message), Retry-Delay,
-Delay, Not-Before, Label, Queue-Name or `Forward-<H>`.  They mean nothing
-without the URL of their callback, and are then ignored.
+Delay, Not-Before, Label, Queue-Name, Redact-Fields, Flow-Control-Key and -Value
+or `Forward-<H>`.  They mean nothing without the URL of their callback, and are then ignored.
 
 Each may also come as a query parameter of the same name in lower case; a
 header beats it.  A field with an empty value counts as absent (W13), save
@@ -48,6 +51,7 @@ from waypost.domain.destination import checked_url
 from waypost.domain.durations import parse_duration, parse_duration_or_seconds
 from waypost.domain.errors import Invalid, QuotaExceeded
 from waypost.domain.expression import check_expression
+from waypost.domain.flow import KEY_CHARS_MAX, Flow, NoLimits, flow_of
 from waypost.domain.header_fields import (
     canonical_name,
     check_total,
@@ -55,13 +59,15 @@ from waypost.domain.header_fields import (
     end_to_end,
 )
 from waypost.domain.message import Callback
+from waypost.domain.redaction import Redaction, parse_redaction
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 NAME_CHARS_MAX: Final = 255
 DEDUPLICATION_ID_CHARS_MAX: Final = 1_024
 LABEL_CHARS_MAX: Final = 256
-LABEL_COUNT_MAX: Final = 100
 SHOWN_BYTES_MAX: Final = 128
+UNIX_S_MAX: Final = 99_999_999_999
+"""In the year 5138; as milliseconds, 1973.  A number over it was not meant as seconds."""
 
 
 class _Names(Struct, frozen=True):
@@ -75,6 +81,9 @@ class _Names(Struct, frozen=True):
     not_before: bytes
     label: bytes
     queue_name: bytes
+    redact_fields: bytes
+    flow_control_key: bytes
+    flow_control_value: bytes
 
 
 def _names(prefix: bytes) -> _Names:
@@ -97,11 +106,7 @@ _KNOWN: Final = frozenset(
     }
 )
 
-_NOT_YET: Final = re.compile(
-    rb"upstash-(?:cron\Z|schedule-id\Z"
-    rb"|(?:(?:failure-)?callback-)?(?:redact-fields\Z|flow-control-))"
-)
-"""Refused by name until its issue has landed (D5)."""
+_OF_SCHEDULES: Final = frozenset({b"upstash-cron", b"upstash-schedule-id"})
 
 _NOT_OF_CALLBACKS: Final = re.compile(
     rb"upstash-(?:failure-)?callback-(?:(?:failure-)?callback(?:-|\Z)"
@@ -116,8 +121,6 @@ _LOOKED_AT: Final = (
     b"upstash-failure-callback-",
     b"upstash-cron",
     b"upstash-schedule-id",
-    b"upstash-redact-fields",
-    b"upstash-flow-control-",
 )
 """How all fields begin that are not known and yet not ignored."""
 
@@ -139,10 +142,23 @@ class Limits(Struct, frozen=True, kw_only=True):
     delay_ms_max: int = 31_536_000_000
     timeout_ms_default: int = 900_000
     timeout_ms_max: int = 7_200_000
+    label_count_max: int = 100
+    batch_count_max: int = 10_000
+    queue_count_max: int = 10_000
+    schedule_count_max: int = 10_000
+    endpoint_count_max: int = 100
+    flow_period_ms_max: int = 604_800_000
+
+
+class AsksForSchedule(Invalid):
+    """What was read as a message asks for a schedule: who can make one does so (W136)."""
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """What was asked for.  `not_before_ms` is never in the past; `header` is what is passed on."""
+    """What was asked for.  `not_before_ms` is never in the past; `header` is what is passed on.
+
+    Schedules keep it as it is: a field that is added has a default, and none is renamed.
+    """
 
     method: str
     header: dict[str, list[str]]
@@ -154,6 +170,8 @@ class Options(Struct, frozen=True, kw_only=True):
     content_based_deduplication: bool
     labels: list[str]
     queue: str | None
+    redaction: Redaction | None = None
+    flow: Flow | None = None
     callback: Callback | None = None
     failure_callback: Callback | None = None
 
@@ -207,8 +225,10 @@ def parse(
         content_based_deduplication=bool(
             given.read(b"upstash-content-based-deduplication", _truth)
         ),
-        labels=given.read(_MESSAGE.label, _labels) or [],
+        labels=_labels(given, _MESSAGE, limits),
         queue=given.read(_MESSAGE.queue_name, checked_name),
+        redaction=given.read(_MESSAGE.redact_fields, parse_redaction),
+        flow=_flow(given, _MESSAGE, limits),
         callback=callback,
         failure_callback=failure_callback,
     )
@@ -221,6 +241,12 @@ def checked_name(text: str) -> str:
     if _NAME.fullmatch(text) is None or text in {".", ".."}:
         raise Invalid("a name has letters, digits, '-', '_' and '.' only")
     return text
+
+
+def _labels(given: "_Given", names: _Names, limits: Limits) -> list[str]:
+    if names.label not in given.values:  # as with most messages
+        return []
+    return given.read(names.label, lambda text: _label_list(text, limits.label_count_max)) or []
 
 
 def _retries(given: "_Given", names: _Names, limits: Limits) -> int | None:
@@ -240,12 +266,31 @@ def _timeout_ms(given: "_Given", names: _Names, limits: Limits) -> int:
 def _times(given: "_Given", names: _Names, limits: Limits, now_ms: int) -> tuple[int, int | None]:
     """The delay, and the moment, which beats it; it may be in the past."""
     delay_ms = given.read(names.delay, parse_duration) or 0
-    not_before_s = given.read(names.not_before, _whole)
+    not_before_s = given.read(names.not_before, _unix_s)
     not_before_ms = None if not_before_s is None else not_before_s * 1000
     wait_ms = delay_ms if not_before_ms is None else not_before_ms - now_ms
     if wait_ms > limits.delay_ms_max:
         raise _quota(names, "maxDelay", limits.delay_ms_max)
     return delay_ms, not_before_ms
+
+
+def _flow(given: "_Given", names: _Names, limits: Limits) -> Flow | None:
+    """The flow-control key and its limits; one does not go without the other."""
+    name, lacking = names.flow_control_value, names.flow_control_key
+    if lacking not in given.values:
+        if name not in given.values:
+            return None
+        name, lacking = lacking, name
+    key = given.read(names.flow_control_key, _flow_key)
+    text = given.read(names.flow_control_value, str)
+    if key is None or text is None:
+        raise Invalid(f"{given.shown(lacking)} needs {given.shown(name)} beside it")
+    try:
+        return flow_of(key, text, period_ms_max=limits.flow_period_ms_max)
+    except NoLimits as fault:
+        raise Invalid(f"{given.shown(name)} {fault}") from None
+    except Invalid as fault:
+        raise Invalid(f"{given.shown(name)}: {fault}") from None
 
 
 def _callback(
@@ -270,7 +315,9 @@ def _callback(
         delay_ms=0 if not_before_ms is not None else delay_ms,
         not_before_ms=not_before_ms or 0,
         queue=given.read(names.queue_name, checked_name),
-        labels=given.read(names.label, _labels) or [],
+        redaction=given.read(names.redact_fields, parse_redaction),
+        flow=_flow(given, names, limits),
+        labels=_labels(given, names, limits),
     )
 
 
@@ -309,8 +356,9 @@ class _Given:
                 self._callback_forwards.append((name, value, self.from_query))
             elif _blank(value):
                 return
-            elif _NOT_YET.match(name) is not None:
-                raise Invalid(f"{_shown(name, from_query=self.from_query)} is not supported yet")
+            elif name in _OF_SCHEDULES:
+                shown = _shown(name, from_query=self.from_query)
+                raise AsksForSchedule(f"{shown}: this cannot be a schedule; create it by itself")
             elif _NOT_OF_CALLBACKS.match(name) is not None:
                 raise Invalid(f"{_shown(name, from_query=self.from_query)}: a callback has none")
 
@@ -322,8 +370,10 @@ class _Given:
         try:
             return reader(_text(value))
         except Invalid as fault:
-            shown = _shown(name, from_query=name in self._queried)
-            raise Invalid(f"{shown}: {fault}") from None
+            raise Invalid(f"{self.shown(name)}: {fault}") from None
+
+    def shown(self, name: bytes) -> str:
+        return _shown(name, from_query=name in self._queried)
 
     def header(self, incoming: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
         """What is passed on: the `incoming` fields that may be, and under those what was asked."""
@@ -415,8 +465,15 @@ def _quota(names: _Names, name: str, limit_ms: int) -> QuotaExceeded:
 
 def _whole(text: str) -> int:
     if _WHOLE.fullmatch(text) is None:
-        raise Invalid("not a whole number")
+        raise Invalid("not a whole number from 0 up")
     return int(text)
+
+
+def _unix_s(text: str) -> int:
+    at_s = _whole(text)
+    if at_s > UNIX_S_MAX:
+        raise Invalid("not in seconds since 1970; are these milliseconds?")
+    return at_s
 
 
 def _truth(text: str) -> bool:
@@ -438,16 +495,22 @@ def _expression(text: str, retries: int) -> str:
     return text
 
 
+def _flow_key(text: str) -> str:
+    if len(text) > KEY_CHARS_MAX:
+        raise Invalid(f"the key is longer than {KEY_CHARS_MAX} characters")
+    return _printable(text)
+
+
 def _deduplication_id(text: str) -> str:
     if len(text) > DEDUPLICATION_ID_CHARS_MAX:
         raise Invalid(f"the id is longer than {DEDUPLICATION_ID_CHARS_MAX} characters")
     return _printable(text)
 
 
-def _labels(text: str) -> list[str]:
+def _label_list(text: str, count_max: int) -> list[str]:
     labels = [label for item in _printable(text).split(",") if (label := item.strip())]
-    if len(labels) > LABEL_COUNT_MAX:
-        raise Invalid(f"more than {LABEL_COUNT_MAX} labels")
+    if len(labels) > count_max:
+        raise Invalid(f"more than {count_max} labels")
     if max(map(len, labels), default=0) > LABEL_CHARS_MAX:
         raise Invalid(f"a label is longer than {LABEL_CHARS_MAX} characters")
     return labels

@@ -41,6 +41,7 @@ _YIELDS_TO: Final = {
     b"upstash-callback-not-before": b"upstash-callback-delay",
     b"upstash-failure-callback-not-before": b"upstash-failure-callback-delay",
     b"upstash-forward-content-type": b"content-type",
+    b"upstash-deduplication-id": b"upstash-content-based-deduplication",
 }
 """Fields that beat another one of a publish; as a default they do not beat the publisher's."""
 
@@ -88,10 +89,12 @@ def checked_endpoint(url: str, name: str | None) -> Endpoint:
     return Endpoint(checked_url(url.encode(errors="surrogatepass")), name or None)
 
 
-def with_endpoints(group: UrlGroup, added: Iterable[Endpoint], *, now_ms: int) -> UrlGroup:
+def with_endpoints(
+    group: UrlGroup, added: Iterable[Endpoint], *, count_max: int = ENDPOINTS_MAX, now_ms: int
+) -> UrlGroup:
     """The group with these endpoints too, as the table above has it.
 
-    Raises QuotaExceeded when there would be more than `ENDPOINTS_MAX`.
+    Raises QuotaExceeded when there would be more than `count_max`.
     """
     endpoints = list(group.endpoints)
     for new in added:
@@ -104,8 +107,8 @@ def with_endpoints(group: UrlGroup, added: Iterable[Endpoint], *, now_ms: int) -
                 one for place, one in enumerate(endpoints) if place == at or one.url != new.url
             ]
         # Counted on the way, so that a long list of new ones cannot keep us busy.
-        if len(endpoints) > ENDPOINTS_MAX:
-            raise QuotaExceeded(f"a URL group has at most {ENDPOINTS_MAX} endpoints")
+        if len(endpoints) > count_max:
+            raise QuotaExceeded(f"a URL group has at most {count_max} endpoints")
     return _changed(group, now_ms, endpoints=endpoints)
 
 

@@ -13,12 +13,13 @@ tenants and keys; `waypost.store.sqlite` is one.  Every engine passes the suite 
 - No call crosses tenants but `claim`, `settle`, `release` and upkeep.
 - Readers see what is committed, and never wait for a writer.
 
-A delivery waits in one *lane* (its queue; else its tenant and host; a suspect
-without a queue in one that the tenant's suspects have for themselves), and is
-admitted against the resources that it names (queue, host, node).  A queue's
-place is a *hold*: a row written by the claim and deleted by the settle that
-ends the message.  Places of a host and of the node are this process's own and
-live in `Places`.
+A delivery waits in one *lane* (its queue; else its flow-control key; else its
+tenant and host; a suspect without a queue in one that the tenant's suspects, or
+those of its key, have for themselves), and is admitted against the resources
+that it names (queue, key, host, node).  A queue's place is a *hold*: a row
+written by the claim and deleted by the settle that ends the message.  A key's
+permit is one too, deleted by the settle that ends the attempt.  Places of a
+host and of the node are this process's own and live in `Places`.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,10 +29,19 @@ from msgspec import Struct
 
 from waypost.domain.attempt import Outcome, Verdict
 from waypost.domain.callbacks import Report
+from waypost.domain.filters import EVERYTHING, Filter
+from waypost.domain.flow import FlowKey
 from waypost.domain.message import Logged, Message
 from waypost.domain.places import SUSPECT_AFTER, Places, Sign
+from waypost.domain.schedules import Schedule
 from waypost.domain.signing import SigningKeys
 from waypost.domain.url_groups import UrlGroup
+
+COUNT_MAX = 1 << 62
+"""As many as there may be."""
+
+BYTES_MAX = 1 << 62
+"""As large as it may be."""
 
 
 class Draft(Struct, frozen=True, kw_only=True):
@@ -136,10 +146,26 @@ class LogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LogFilter(Struct, frozen=True, kw_only=True):
-    """Which entries are asked for: a field that is empty asks for all."""
+    """Which entries are asked for: those in any of the states (all, where there is none) that
+    speak of the messages that are meant.  The dates of the filter are the entries' own."""
 
-    message_ids: Sequence[str] = ()
+    of: Filter = EVERYTHING
     states: Sequence[Logged] = ()
+
+
+class LogView(Struct, frozen=True, kw_only=True):
+    """How a log is paged through.
+
+    `by_message`: the entries that are asked for are gathered by message, and a
+    message counts as one.  Without `bodies` neither those nor the answers' are read.
+    """
+
+    latest_first: bool = True
+    by_message: bool = False
+    bodies: bool = True
+
+
+LATEST_FIRST = LogView()
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
@@ -166,6 +192,39 @@ class Queue(Struct, frozen=True, kw_only=True):
     lag: int
 
 
+class Emptied(Struct, frozen=True, kw_only=True):
+    """How far the end of a queue has come: `mark` is for the next call, and None once it
+    has ended."""
+
+    cancelled: int
+    mark: int | None
+
+
+class FlowKeyState(Struct, frozen=True, kw_only=True):
+    """A flow-control key, how many of its messages are due and `waiting`, whatever holds them
+    up, and how many of their attempts are under way (`in_use`)."""
+
+    key: FlowKey
+    waiting: int
+    in_use: int
+
+
+class ScheduleSeen(Struct, frozen=True, kw_only=True):
+    """A schedule, its body, and the log's last word on each message of its latest run; those
+    that are no longer kept are missing."""
+
+    schedule: Schedule
+    body: bytes
+    run: dict[str, Logged]
+
+
+class DueSchedules(Struct, frozen=True, kw_only=True):
+    """Schedules that are due, with their bodies, and when the next one after them is."""
+
+    due: list[tuple[Schedule, bytes]]
+    next_ms: int | None
+
+
 class Token(Struct, frozen=True, kw_only=True):
     """An API token, known by its hash only."""
 
@@ -186,14 +245,21 @@ class Tenant(Struct, frozen=True, kw_only=True):
 
 
 class LogPage(Struct, frozen=True):
-    """Part of the log, newest first; `cursor` is None at its end (D35)."""
+    """Part of the log; `cursor` is None at its end (D35)."""
 
     entries: list[LogEntry]
     cursor: str | None
 
 
+class Found(Struct, frozen=True):
+    """Some ids of what was looked for; `cursor` is None once all has been looked at."""
+
+    ids: list[str]
+    cursor: str | None
+
+
 class DeadLetterPage(Struct, frozen=True):
-    """Part of the dead letter queue, oldest first; `cursor` is None at its end."""
+    """Part of the dead letter queue; `cursor` is None at its end."""
 
     dead_letters: list[DeadLetter]
     cursor: str | None
@@ -244,6 +310,7 @@ class Deliveries(Protocol):
         drafts: Sequence[Draft],
         *,
         births: Births,
+        queue_count_max: int = COUNT_MAX,
         now_ms: int,
     ) -> list[Accepted]:
         """Accept all of the drafts, or none; durable when it returns.
@@ -255,6 +322,9 @@ class Deliveries(Protocol):
         answered with the id of the first, also where that one came in the same
         call or at the same moment.  Cancelling does not free a key (D2).
 
+        A flow-control key that is named is created if it is missing, and has the limits
+        of the latest message that names it, but for those that are pinned (W209).
+
         A queue that is named is created if it is missing, with parallelism 1
         (W75).  The place in a queue is fixed here: (the later of acceptance and
         not-before, sequence); acceptance never goes back within a queue (D23).
@@ -264,7 +334,8 @@ class Deliveries(Protocol):
         over once it is durable, also when the caller has gone.  At
         most half of the free places go that way while any other lane is ready.
 
-        Raises StoreFull when free space is below the watermark.
+        Raises StoreFull when free space is below the watermark, and LimitReached where
+        the tenant would come to have more queues than `queue_count_max`.
         """
         ...
 
@@ -275,6 +346,11 @@ class Deliveries(Protocol):
         their lanes.  No message is handed out twice while its claim lasts.  A
         message in retry keeps its place in its queue, and goes before those
         that wait for a place.  Places are taken from `places`.
+
+        Of a flow-control key's messages no more are under way at once than its
+        parallelism, and no more are logged ACTIVE in a window than its rate; none
+        while it is paused (D26).  Those that have only the key go in order; where
+        others wait for it in queues, they take turns.
 
         The cost does not grow with what is not due or may not go: a paused or
         full queue, a host without places, a delayed message are not visited.
@@ -319,6 +395,14 @@ class Deliveries(Protocol):
         one is in flight, which logs CANCEL_REQUESTED now (D16)."""
         ...
 
+    async def cancel_many(self, tenant: str, message_ids: Sequence[str], *, now_ms: int) -> int:
+        """Cancel messages as `cancel` does, in one transaction: how many could be.
+
+        Passed over are those that nobody knows or that have ended, and those that were
+        asked to cancel before.  Callers keep a call short.
+        """
+        ...
+
 
 class Reader(Protocol):
     """What there is to see.  Nothing here changes anything."""
@@ -328,25 +412,76 @@ class Reader(Protocol):
         ...
 
     async def log(
-        self, tenant: str, *, where: LogFilter, cursor: str | None, count_max: int, bytes_max: int
+        self,
+        tenant: str,
+        *,
+        where: LogFilter,
+        view: LogView = LATEST_FIRST,
+        cursor: str | None,
+        count_max: int,
+        bytes_max: int,
     ) -> LogPage:
-        """A page of the log, newest first, that ends at `count_max` or at `bytes_max` (D35).
+        """A page of the log that ends at `count_max` or at `bytes_max` (D35).
 
         Complete and stable from page to page, whatever is logged meanwhile.  Where
         little of the log is asked for, a page may end early, even empty, with a cursor.
+
+        By message, a message comes on one page, with all of its entries that are asked for,
+        one after the other.  Where those of the first alone are more than `bytes_max`, those
+        beyond it come without bodies.
+
         Raises Invalid for a cursor that is not one of ours.
         """
         ...
 
+    async def cancellable(self, tenant: str, *, where: Filter, cursor: str | None) -> Found:
+        """Some of the messages that `where` means and that a cancel would reach, in the order
+        of their acceptance.
+
+        A call looks at a bounded number of what is alive, and may find none of it.  Called
+        again with the cursor until that is None, it has named each that was there at the
+        first call and is still, once, and none that came later.
+        """
+        ...
+
     async def dead_letters(
-        self, tenant: str, *, cursor: str | None, count_max: int
+        self,
+        tenant: str,
+        *,
+        where: Filter = EVERYTHING,
+        latest_first: bool = False,
+        cursor: str | None,
+        count_max: int,
+        bytes_max: int = BYTES_MAX,
     ) -> DeadLetterPage:
-        """A page of dead letters, oldest first."""
+        """A page of the dead letters that `where` means, in the order of their failures, that
+        ends at `count_max` or at `bytes_max`.
+
+        Complete and stable from page to page, whatever comes and goes meanwhile.  Where
+        `where` means few of many, a page may end early, even empty, with a cursor.
+        Raises Invalid for a cursor that is not one of ours.
+        """
+        ...
+
+    async def dead_letter_ids(
+        self,
+        tenant: str,
+        *,
+        where: Filter,
+        latest_first: bool = False,
+        cursor: str | None,
+        count_max: int,
+    ) -> Found:
+        """As `dead_letters`, but for their ids, each of which is a cursor too."""
         ...
 
     async def dead_letter(self, tenant: str, dead_letter_id: str) -> DeadLetter | None: ...
 
     async def queue(self, tenant: str, name: str) -> Queue | None: ...
+
+    async def queues(self, tenant: str) -> list[Queue]:
+        """All of the tenant's queues, in the order of their names."""
+        ...
 
     async def url_group(self, tenant: str, name_or_id: str) -> UrlGroup | None:
         """The URL group of that name, or of that id (D8)."""
@@ -354,6 +489,30 @@ class Reader(Protocol):
 
     async def url_groups(self, tenant: str) -> list[UrlGroup]:
         """All of the tenant's URL groups, in the order of their names."""
+        ...
+
+    async def schedule(self, tenant: str, schedule_id: str) -> ScheduleSeen | None: ...
+
+    async def schedules(self, tenant: str, *, bytes_max: int) -> list[ScheduleSeen]:
+        """All of the tenant's schedules, in the order of their ids.
+
+        A body for which `bytes_max` leaves no room is left out: it is seen by itself.
+        """
+        ...
+
+    async def due_schedules(self, *, now_ms: int, count_max: int, bytes_max: int) -> DueSchedules:
+        """Schedules of any tenant whose `next_ms` has come, the longest due first.
+
+        As many as `bytes_max` leaves room for, and at least one where one is due.  Not
+        those of tenants who were revoked.  The cost does not grow with those that are
+        not due.
+        """
+        ...
+
+    async def flow_key(self, tenant: str, name: str, *, now_ms: int) -> FlowKeyState | None: ...
+
+    async def flow_keys(self, tenant: str, *, search: str = "", now_ms: int) -> list[FlowKeyState]:
+        """All of the tenant's flow-control keys in whose names `search` is, by name."""
         ...
 
     async def tenants(self) -> list[Tenant]: ...
@@ -398,6 +557,149 @@ class UrlGroups(Protocol):
         ...
 
 
+NewMessage = Callable[[Message], Draft]
+"""The message that is published for a dead one, without a body of its own."""
+
+
+class DeadLetters(Protocol):
+    """What can be done with dead letters.  Callers keep a call short."""
+
+    async def delete_dead_letters(self, tenant: str, ids: Sequence[str]) -> int:
+        """Remove dead letters: how many of them there were."""
+        ...
+
+    async def retry_dead_letters(
+        self, tenant: str, ids: Sequence[str], new_message: NewMessage, *, now_ms: int
+    ) -> list[str | None]:
+        """Publish a new message for each dead letter, which goes in the same transaction: so
+        that it is published once, however often it is asked for (D27).
+
+        The new message has the body of the dead one, a callback the report; it is
+        accepted as by `add` and takes no dedup key.  `new_message` must not raise.
+        Answers the new ids in the order of `ids`; None where there is no such dead letter.
+
+        Raises StoreFull when free space is below the watermark; then nothing is changed.
+        """
+        ...
+
+
+class Queues(Protocol):
+    """Queues as their owners set them.  Who waits in them is told in `Deliveries`."""
+
+    async def put_queue(
+        self,
+        tenant: str,
+        name: str,
+        *,
+        parallelism: int,
+        paused: bool | None,
+        count_max: int = COUNT_MAX,
+        now_ms: int,
+    ) -> None:
+        """Make a queue, or change the one that is there; durable when it returns.
+
+        A `paused` of None leaves it as it is.  A change holds at once for what
+        waits; what is in flight goes on: where more is in flight than `parallelism`
+        allows now, nothing begins until enough of it has ended.
+
+        Raises LimitReached where it would be a new one over `count_max`; then nothing is
+        changed.
+        """
+        ...
+
+    async def pause_queue(self, tenant: str, name: str, *, paused: bool, now_ms: int) -> bool:
+        """Pause a queue, or let it go on; whether there is such a queue.
+
+        While it is paused no attempt begins, the next one of a message in retry neither,
+        and it takes messages as before.
+        """
+        ...
+
+    async def empty_queue(
+        self, tenant: str, name: str, *, mark: int | None, count_max: int, now_ms: int
+    ) -> Emptied:
+        """Cancel up to `count_max` of the messages of a queue, and end the queue with the
+        last of them (D28).
+
+        Called with a `mark` of None, and then with the mark that was answered, until
+        that is None.  What waits is CANCELED; what is in flight is asked to cancel, as
+        by `cancel`, and keeps its place until its attempt ends, also in a new queue
+        of that name.  What is enqueued after the first call is not cancelled, and is then
+        in a new queue.  An end that stops half-way leaves the queue with what is left in it.
+        """
+        ...
+
+
+ChangeOfFlowKey = Callable[[FlowKey | None], FlowKey | None]
+"""What is to become of a flow-control key; None as in `ChangeOfGroup`."""
+
+
+class FlowKeys(Protocol):
+    """Flow-control keys.  A message that names one makes it, or changes its limits, when it
+    is accepted (`Deliveries.add`)."""
+
+    async def change_flow_key(
+        self, tenant: str, name: str, change: ChangeOfFlowKey, *, now_ms: int
+    ) -> FlowKey | None:
+        """Put in the place of a key what `change` makes of it, as `change_url_group` does for
+        groups; durable when it returns.
+
+        Whatever waits for the key goes at once as far as it may now.  A key that is
+        ended while messages wait for it holds them no longer.
+        """
+        ...
+
+
+ChangeOfSchedule = Callable[[Schedule | None], Schedule | None]
+"""What is to become of a schedule; None as in `ChangeOfGroup`."""
+
+
+class Schedules(Protocol):
+    """Schedules, and their firings."""
+
+    async def change_schedule(
+        self,
+        tenant: str,
+        schedule_id: str,
+        change: ChangeOfSchedule,
+        *,
+        body: bytes | None = None,
+        count_max: int = COUNT_MAX,
+    ) -> Schedule | None:
+        """Put in the place of a schedule what `change` makes of it, as `change_url_group`
+        does; durable when it returns.
+
+        `body` takes the place of its body; None leaves that as it is.  Messages that
+        it has made stay as they are.
+
+        Raises LimitReached where the tenant would come to have more than `count_max`,
+        and StoreFull when free space is below the watermark and the schedule is new or
+        has a new body; then nothing is changed.
+        """
+        ...
+
+    async def fire(
+        self,
+        before: Schedule,
+        after: Schedule,
+        drafts: Sequence[Draft],
+        *,
+        births: Births,
+        now_ms: int,
+    ) -> bool:
+        """Fire a schedule: accept the messages of the run as `add` does, and put `after` in
+        the place of `before`, in one transaction; durable when it returns.
+
+        Whether it was fired: not where the schedule is no longer as `before` says, for
+        it was changed, deleted or fired meanwhile, or its tenant was revoked.  Then
+        nothing is changed.  So a fire time runs once, however often it is asked for,
+        and whatever ends the process in between.
+
+        Raises StoreFull when free space is below the watermark and there are drafts.
+        """
+        ...
+
+
 class People(Protocol):
     """Tenants and tokens; the command line writes them, also while a server runs (D32)."""
 
@@ -406,7 +708,8 @@ class People(Protocol):
         ...
 
     async def revoke_tenant(self, tenant_id: str) -> bool:
-        """End a tenant: its tokens are gone at once, its messages are kept until they end."""
+        """End a tenant: its tokens are gone at once, its schedules fire no more, its messages
+        are kept until they end."""
         ...
 
     async def add_token(self, token: Token) -> None:
@@ -420,6 +723,18 @@ class People(Protocol):
     async def tokens(self) -> list[Token]: ...
 
 
+class Keys(Protocol):
+    """Signing keys, as the server itself changes them."""
+
+    async def rotate_keys(self, tenant_id: str, *, new_key: str) -> SigningKeys | None:
+        """Put the next key in the place of the current one, and the new one in its place; durable
+        when it returns.
+
+        Answers the keys as they are now; None where there is no such tenant.
+        """
+        ...
+
+
 class Upkeep(Protocol):
     """What keeps a store small and well.  Each call is short."""
 
@@ -427,10 +742,23 @@ class Upkeep(Protocol):
         """Remove a small chunk of history that retention no longer covers.
 
         Nothing alive is removed: a message goes only when its log time is over,
-        and it has neither a delivery nor a dead letter.
+        and it has neither a delivery nor a dead letter.  A flow-control key goes once
+        nothing has used it for the time of the log, unless messages wait for it, it is
+        paused or pinned, or its window is not over.
         """
         ...
 
 
-class Store(Deliveries, Reader, UrlGroups, Upkeep, Protocol):
+class Store(
+    Deliveries,
+    Reader,
+    DeadLetters,
+    UrlGroups,
+    Queues,
+    Keys,
+    FlowKeys,
+    Schedules,
+    Upkeep,
+    Protocol,
+):
     """What a server asks of an engine."""

@@ -12,10 +12,11 @@ import apsw
 import msgspec
 
 from waypost.domain import callbacks
+from waypost.domain.errors import LimitReached
 from waypost.domain.lanes import lane_of
 from waypost.domain.message import Message
 from waypost.store.protocol import Accepted, Births, Claim, Draft
-from waypost.store.sqlite import lanes
+from waypost.store.sqlite import lanes, queues
 from waypost.store.sqlite.database import insert, query
 from waypost.store.sqlite.permits import Permits
 from waypost.store.sqlite.writer import Batch
@@ -26,13 +27,17 @@ encode = msgspec.json.encode
 class Add(msgspec.Struct, frozen=True):
     drafts: Sequence[Draft]
     births: Births
+    queue_count_max: int
     now_ms: int
 
 
-def add(batch: Batch, calls: list[Add]) -> list[list[Accepted]]:
+def add(batch: Batch, calls: list[Add]) -> list[list[Accepted] | LimitReached]:
     """Accept drafts; see `Deliveries.add`."""
     adding = Adding(batch, calls[0].births, now_ms=max(call.now_ms for call in calls))
-    accepted = [adding.accept_all(call.drafts, now_ms=call.now_ms) for call in calls]
+    accepted = [
+        adding.too_many_queues(call) or adding.accept_all(call.drafts, now_ms=call.now_ms)
+        for call in calls
+    ]
     adding.write()
     return accepted
 
@@ -58,12 +63,28 @@ class Adding:
         self.accepted_ms: dict[tuple[str, str], int] = {}
         self.waiting: dict[tuple[str, str], int] = {}
         self.limited: set[tuple[str, str]] = set()
-        self.permits = Permits(self.db, now_ms=now_ms)
+        self.permits = Permits(batch, now_ms=now_ms)
         self.messages: list[tuple[Any, ...]] = []
         self.bodies: list[tuple[Any, ...]] = []
         self.deliveries: list[tuple[Any, ...]] = []
         self.holds: list[tuple[Any, ...]] = []
         self.events: list[tuple[Any, ...]] = []
+
+    def too_many_queues(self, call: Add) -> LimitReached | None:
+        """Why a call is refused that would make a queue too many."""
+        named = {
+            (draft.message.tenant, draft.message.queue)
+            for draft in call.drafts
+            if draft.message.queue is not None
+        }
+        if not named:
+            return None
+        new = [queue for queue in named if not queues.is_there(self.db, *queue)]
+        for tenant in {tenant for tenant, _ in new}:
+            wanted = sum(each[0] == tenant for each in new)
+            if queues.count(self.db, tenant) + wanted > call.queue_count_max:
+                return queues.too_many(call.queue_count_max)
+        return None
 
     def accept_all(self, drafts: Sequence[Draft], *, now_ms: int) -> list[Accepted]:
         """Accept the drafts of one call; those with one body share its row."""
@@ -85,6 +106,12 @@ class Adding:
     def accept_callback(self, draft: Draft, source: Claim, *, now_ms: int) -> None:
         """Accept a callback; `source` is the attempt that it tells of."""
         self._accept(draft, now_ms, source=source)
+
+    def accept_again(self, draft: Draft, *, body: int, source: int | None, now_ms: int) -> None:
+        """Accept a message with the body that is kept under the number `body` (D27); a callback
+        tells of the message of the number `source`."""
+        self._accept(draft, now_ms)
+        self.messages[-1] = (*self.messages[-1][:4], body, source)
 
     def write(self) -> None:
         """Write what was accepted."""
@@ -132,7 +159,7 @@ class Adding:
         if message.flow is not None:
             key = message.flow.key
             self.permits.ask(tenant, message.flow)
-            if due_ms <= self.now_ms and room and not self.permits.room(tenant, key):
+            if due_ms <= self.now_ms and room and not self.permits.room_at_birth(tenant, key):
                 room = self.open[place] = 0
         if due_ms <= self.now_ms and room:
             if self.quota > 0 and not self.places.refusal(draft.host, size=len(body)):
@@ -153,11 +180,12 @@ class Adding:
         )
         self.events.append((tenant, now_ms, numbers.next(), message.id, "CREATED", None))
         if token is not None:
-            self.events.append((tenant, now_ms, numbers.next(), message.id, "ACTIVE", None))
             if holding:
                 self.holds.append((tenant, lane, number))
+            active_ms = self.now_ms
             if key is not None:
-                self.permits.take(tenant, key, number)
+                active_ms = self.permits.take(tenant, key, number, own=not holding)
+            self.events.append((tenant, active_ms, numbers.next(), message.id, "ACTIVE", None))
             claim = Claim(number=number, token=token, message=message, body=body, host=draft.host)
             self.batch.take_place(self.places, claim)
             self.batch.on_commit.append(partial(self.births.hand_over, claim))
@@ -174,12 +202,7 @@ class Adding:
             older_ms = lanes.head_due_ms(self.db, tenant, lane, holding=0)
             return 0 if older_ms is not None and older_ms <= now_ms else self.quota
         if message.queue is None:
-            older = query(
-                self.db,
-                "SELECT 1 FROM lane WHERE tenant = ? AND lane = ?"
-                " AND (turn_ms <= ? OR blocked_on IS NOT NULL)",
-                (tenant, lane, now_ms),
-            ).fetchone()
+            older = lanes.is_in_line(self.db, tenant, lane, now_ms=now_ms)
             return 0 if older else self.quota
         [self.accepted_ms[place]] = query(
             self.db,

@@ -14,7 +14,7 @@ from waypost.domain.lanes import key_of, queue_of
 from waypost.domain.message import Logged
 from waypost.domain.places import NODE, SUSPECT_AFTER, Places
 from waypost.store.protocol import Claim, Claimed
-from waypost.store.sqlite import lanes, permits
+from waypost.store.sqlite import flow_keys, lanes
 from waypost.store.sqlite.database import filled, insert, marks, query, slices
 from waypost.store.sqlite.messages import FACTS_AND_BODY, whole
 from waypost.store.sqlite.permits import Permits
@@ -50,14 +50,17 @@ class Claims:
         db, places = batch.db, ask.places
         for resource, room in places.openings():
             batch.on_rollback.append(partial(places.wait_for, resource))
-            if lanes.reopen(db, resource, count_max=room, now_ms=ask.now_ms):
+            if lanes.reopen(db, resource, count_max=room, turn_ms=ask.now_ms):
                 places.wait_for(resource)
         claiming = _Claiming(batch, ask)
+        claiming.permits.open()
         for _ in range(PASSES_MAX):
             if claiming.left <= 0 or not self._pass(db, claiming):
                 break
         claiming.log()
-        return Claimed(claims=claiming.claims, next_due_ms=lanes.next_turn_ms(db))
+        turns = (lanes.next_turn_ms(db), flow_keys.next_opens_ms(db))
+        next_due_ms = min((turn_ms for turn_ms in turns if turn_ms is not None), default=None)
+        return Claimed(claims=claiming.claims, next_due_ms=next_due_ms)
 
     def _pass(self, db: apsw.Connection, claiming: "_Claiming") -> bool:
         """Give each ready lane its share, tenants in turn; whether anything was claimed."""
@@ -105,8 +108,9 @@ class _Claiming:
         self.places = ask.places
         self.left = ask.count_max
         self.token = batch.numbers.next()
-        self.permits = Permits(batch.db, now_ms=ask.now_ms)
+        self.permits = Permits(batch, now_ms=ask.now_ms)
         self.claims: list[Claim] = []
+        self.active_ms: list[int] = []
 
     def visit(self, tenant: str, lane: str, *, share: int) -> None:
         """Claim from one lane: first those that hold a place of its queue, then in order."""
@@ -133,19 +137,10 @@ class _Claiming:
         self.permits.write()
         lanes.refresh(self.db, tenant, lane, now_ms=self.ask.now_ms, served=True)
         if isinstance(blocked_on, _Key):
-            self._wait_for_key(tenant, lane, blocked_on)
+            if key_of(lane) is None:  # the lane of the key itself waits already
+                self.permits.wait(tenant, lane, blocked_on)
         elif blocked_on is not None and blocked_on != NODE:
             lanes.block(self.db, tenant, lane, on=blocked_on)
-
-    def _wait_for_key(self, tenant: str, lane: str, key: "_Key") -> None:
-        """Let a lane wait for a key; the lane of the key itself does so already."""
-        if key_of(lane) is not None:
-            return
-        opens_ms = permits.opens_ms(self.db, tenant, key, now_ms=self.ask.now_ms)
-        if opens_ms is None:
-            lanes.block(self.db, tenant, lane, on=permits.resource(tenant, key))
-        else:
-            lanes.wait_until(self.db, tenant, lane, opens_ms)
 
     def _read(self, tenant: str, lane: str, *, holding: int, count_max: int) -> str | None:
         """Claim up to `count_max` from the head; the resource that stopped us, if one did."""
@@ -180,20 +175,23 @@ class _Claiming:
                 interrupted=interrupted,
             )
             self.batch.take_place(self.places, claim)
+            active_ms = self.ask.now_ms
             if flow is not None:
-                self.permits.take(tenant, flow.key, number)
+                own = key_of(lane) is not None
+                active_ms = self.permits.take(tenant, flow.key, number, own=own)
             self.claims.append(claim)
+            self.active_ms.append(active_ms)
             self.left -= 1
         return None
 
     def log(self) -> None:
         """Log each claim as ACTIVE (D19)."""
-        numbers, now_ms = self.batch.numbers, self.ask.now_ms
+        numbers = self.batch.numbers
         insert(
             self.db,
             "event",
             [
-                (m.tenant, now_ms, numbers.next(), m.id, Logged.ACTIVE, None)
-                for m in (claim.message for claim in self.claims)
+                (claim.message.tenant, at_ms, numbers.next(), claim.message.id, Logged.ACTIVE, None)
+                for claim, at_ms in zip(self.claims, self.active_ms, strict=True)
             ],
         )

@@ -1,67 +1,296 @@
-"""The home of dead letters: messages that ended without success."""
+"""The home of dead letters: messages that ended without success, and how they are begun anew."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import apsw
+import msgspec
+from msgspec.structs import replace
 
-from waypost.domain.errors import Invalid
+from waypost.domain.errors import Invalid, StoreFull
+from waypost.domain.filters import EVERYTHING, NOTHING, Filter, matches
 from waypost.domain.ids import dead_letter_id
-from waypost.store.protocol import DeadLetter, DeadLetterPage
-from waypost.store.sqlite.database import query
-from waypost.store.sqlite.log import decode_detail, read_cursor
-from waypost.store.sqlite.messages import FACTS_AND_BODY, whole
-
-_SELECT = (
-    f"SELECT l.failed_ms, l.number, l.detail, {FACTS_AND_BODY} FROM dead_letter l"
-    " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id"
-    " WHERE l.tenant = ?"
+from waypost.domain.places import Places
+from waypost.store.protocol import (
+    Births,
+    Claim,
+    DeadLetter,
+    DeadLetterPage,
+    Found,
+    NewMessage,
 )
+from waypost.store.sqlite.adding import Adding
+from waypost.store.sqlite.database import query
+from waypost.store.sqlite.filters import AMONG, as_list, prefilter
+from waypost.store.sqlite.log import decode_detail, read_cursor
+from waypost.store.sqlite.messages import FACTS_AND_BODY, decode_message, whole
+from waypost.store.sqlite.upkeep import remove_messages
+from waypost.store.sqlite.writer import Batch
+
+LOOKED_AT_MAX = 5_000
+"""Dead letters that a call looks at for those that are wanted: then it ends, with a cursor."""
+
+_encode = msgspec.json.encode
+
+Place = tuple[int, int]
+"""Where a dead letter stands: when the message failed, and a number.  Its id says the same."""
 
 
-def page(db: apsw.Connection, tenant: str, *, cursor: str | None, count_max: int) -> DeadLetterPage:
-    """A page of dead letters, oldest first; see `Reader.dead_letters`."""
-    after = read_cursor(cursor) if cursor is not None else (0, 0)
-    found = _letters(
-        db,
-        query(
-            db,
-            f"{_SELECT} AND (l.failed_ms, l.number) > (?, ?)"
-            " ORDER BY l.failed_ms, l.number LIMIT ?",
-            (tenant, *after, count_max + 1),
-        ),
+def page(
+    db: apsw.Connection,
+    tenant: str,
+    *,
+    where: Filter,
+    latest_first: bool,
+    cursor: str | None,
+    count_max: int,
+    bytes_max: int,
+) -> DeadLetterPage:
+    """A page of dead letters; see `Reader.dead_letters`."""
+    places, end = _walk(
+        db, tenant, where, latest_first=latest_first, cursor=cursor, count_max=count_max
     )
-    if len(found) <= count_max:
-        return DeadLetterPage(found, None)
-    return DeadLetterPage(found[:count_max], found[count_max - 1].id)
+    letters: list[DeadLetter] = []
+    for place in places:
+        letter, size = _letter(db, tenant, place)
+        bytes_max -= size
+        if letters and bytes_max < 0:
+            return DeadLetterPage(letters, letters[-1].id)
+        letters.append(letter)
+    return DeadLetterPage(letters, end)
+
+
+def ids(
+    db: apsw.Connection,
+    tenant: str,
+    *,
+    where: Filter,
+    latest_first: bool,
+    cursor: str | None,
+    count_max: int,
+) -> Found:
+    """The ids of dead letters; see `Reader.dead_letter_ids`."""
+    places, end = _walk(
+        db, tenant, where, latest_first=latest_first, cursor=cursor, count_max=count_max
+    )
+    return Found([dead_letter_id(*place) for place in places], end)
 
 
 def one(db: apsw.Connection, tenant: str, letter_id: str) -> DeadLetter | None:
-    """The dead letter of that id; an id is a place, as a cursor is."""
-    try:
-        failed_ms, number = read_cursor(letter_id)
-    except Invalid:
-        return None
-    rows = query(db, f"{_SELECT} AND l.failed_ms = ? AND l.number = ?", (tenant, failed_ms, number))
-    found = _letters(db, rows)
-    return found[0] if found else None
+    """The dead letter of that id."""
+    for place in _places([letter_id]):
+        found = query(
+            db,
+            "SELECT 1 FROM dead_letter WHERE tenant = ? AND failed_ms = ? AND number = ?",
+            (tenant, *place),
+        ).fetchone()
+        if found is not None:
+            return _letter(db, tenant, place)[0]
+    return None
 
 
-def _letters(db: apsw.Connection, rows: Iterable[tuple[Any, ...]]) -> list[DeadLetter]:
-    letters = []
-    for failed_ms, number, raw, facts, kept in rows:
-        detail = decode_detail(raw)
-        message, body = whole(db, facts, kept)
-        letters.append(
-            DeadLetter(
-                id=dead_letter_id(failed_ms, number),
-                failed_ms=failed_ms,
-                message=message,
-                body=body,
-                why=detail.why or "",
-                response_status=detail.status or 0,
-                response_header=detail.header,
-                response_body=detail.body or b"",
-            )
+def _letter(db: apsw.Connection, tenant: str, place: Place) -> tuple[DeadLetter, int]:
+    """The dead letter at a place, and about how many bytes it has."""
+    raw, facts, kept = query(
+        db,
+        f"SELECT l.detail, {FACTS_AND_BODY} FROM dead_letter l"
+        " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id"
+        " WHERE l.tenant = ? AND l.failed_ms = ? AND l.number = ?",
+        (tenant, *place),
+    ).fetchone()
+    detail = decode_detail(raw)
+    message, body = whole(db, facts, kept)
+    letter = DeadLetter(
+        id=dead_letter_id(*place),
+        failed_ms=place[0],
+        message=message,
+        body=body,
+        why=detail.why or "",
+        response_status=detail.status or 0,
+        response_header=detail.header,
+        response_body=detail.body or b"",
+    )
+    return letter, len(raw) + len(facts) + len(body)
+
+
+def _walk(
+    db: apsw.Connection,
+    tenant: str,
+    where: Filter,
+    *,
+    latest_first: bool,
+    cursor: str | None,
+    count_max: int,
+) -> tuple[list[Place], str | None]:
+    """The places of some dead letters that `where` means, and from where to go on."""
+    place = "(l.failed_ms, l.number)"
+    down, until = (" DESC", ">=") if latest_first else ("", "<=")
+    order = f" ORDER BY l.failed_ms{down}, l.number{down}"
+    bounds, values = _bounds(where, latest_first=latest_first, cursor=cursor)
+    values.insert(0, tenant)
+    told = replace(where, message_ids=NOTHING, dead_letter_ids=NOTHING, from_ms=None, to_ms=None)
+    index, end = "", None
+    if where.dead_letter_ids:
+        bounds += f" AND {place} IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))"
+        values.append(_json(_places(where.dead_letter_ids)))
+    if where.message_ids:
+        if not where.dead_letter_ids:
+            index = " INDEXED BY dead_letter_message"
+        bounds += f" AND l.message_id {AMONG}"
+        values.append(as_list(where.message_ids))
+    elif told != EVERYTHING and not where.dead_letter_ids:
+        end = query(
+            db,
+            f"SELECT l.failed_ms, l.number FROM dead_letter l WHERE l.tenant = ? AND {bounds}"
+            f"{order} LIMIT 1 OFFSET ?",
+            (*values, LOOKED_AT_MAX - 1),
+        ).fetchone()
+        if end is not None:
+            bounds += f" AND {place} {until} (?, ?)"
+            values += end
+    if where.statuses:
+        bounds += f" AND l.detail ->> '$.status' {AMONG}"
+        values.append(_json(sorted(where.statuses)))
+    likely, of_facts = prefilter(told, facts="m.facts")
+    told = replace(told, statuses=frozenset())
+    facts = "NULL" if told == EVERYTHING else "m.facts"
+    places: list[Place] = []
+    for failed_ms, number, raw in query(
+        db,
+        f"SELECT l.failed_ms, l.number, {facts} FROM dead_letter l{index}"
+        " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id"
+        f" WHERE l.tenant = ? AND {bounds}{likely}{order}",
+        (*values, *of_facts),
+    ):
+        if raw is None or matches(told, decode_message(raw), at_ms=failed_ms):
+            if len(places) == count_max:
+                return places, dead_letter_id(*places[-1])
+            places.append((failed_ms, number))
+    return places, None if end is None else dead_letter_id(*end)
+
+
+def _bounds(
+    where: Filter, *, latest_first: bool, cursor: str | None
+) -> tuple[str, list[int | str]]:
+    """Between which places to look: the index is entered where the cursor and the dates say."""
+    at = None if cursor is None else read_cursor(cursor)
+    first = 0 if where.from_ms is None else where.from_ms
+    last = _LATEST_MS if where.to_ms is None else where.to_ms
+    if latest_first:
+        before = (last + 1, 0) if at is None else min(at, (last + 1, 0))
+        return "(l.failed_ms, l.number) < (?, ?) AND l.failed_ms >= ?", [*before, first]
+    after = (first - 1, _LATEST_MS) if at is None else max(at, (first - 1, _LATEST_MS))
+    return "(l.failed_ms, l.number) > (?, ?) AND l.failed_ms <= ?", [*after, last]
+
+
+_LATEST_MS = 1 << 62
+
+
+def _places(letter_ids: Iterable[str]) -> list[Place]:
+    """The places that ids name; what is no id of ours names none."""
+    places = []
+    for letter_id in letter_ids:
+        try:
+            places.append(read_cursor(letter_id))
+        except Invalid:
+            continue
+    return sorted(places)
+
+
+def _json(values: Sequence[object]) -> str:
+    return _encode(values).decode()
+
+
+class Delete(msgspec.Struct, frozen=True):
+    tenant: str
+    ids: Sequence[str]
+
+
+def delete(batch: Batch, calls: list[Delete]) -> list[int]:
+    """Remove dead letters; see `DeadLetters.delete_dead_letters`."""
+    return [_delete(batch.db, call) for call in calls]
+
+
+def _delete(db: apsw.Connection, call: Delete) -> int:
+    gone = _take(db, call.tenant, call.ids)
+    remove_messages(db, call.tenant, gone)
+    return len(gone)
+
+
+def _take(db: apsw.Connection, tenant: str, letter_ids: Sequence[str]) -> list[str]:
+    """Remove dead letters: the ids of their messages.  Those were perhaps kept for them alone,
+    their log being over."""
+    gone = query(
+        db,
+        "DELETE FROM dead_letter WHERE tenant = ? AND (failed_ms, number) IN"
+        " (SELECT value ->> 0, value ->> 1 FROM json_each(?)) RETURNING message_id",
+        (tenant, _json(_places(letter_ids))),
+    ).fetchall()
+    return [message_id for (message_id,) in gone]
+
+
+class Retry(msgspec.Struct, frozen=True):
+    tenant: str
+    ids: Sequence[str]
+    new_message: NewMessage
+    now_ms: int
+
+
+def retry(
+    batch: Batch, calls: list[Retry], *, refusing: str | None
+) -> list[list[str | None] | StoreFull]:
+    """Publish anew what dead letters speak of; see `DeadLetters.retry_dead_letters`.
+
+    `refusing` is why nothing new is taken, or None.
+    """
+    if refusing is not None:
+        return [StoreFull(refusing) for _ in calls]
+    adding = Adding(batch, _NO_BIRTHS, now_ms=max(call.now_ms for call in calls))
+    retried: list[list[str | None] | StoreFull] = []
+    gone: list[tuple[str, list[str]]] = []
+    for call in calls:
+        retried.append(_retry(batch.db, adding, call))
+        gone.append((call.tenant, _take(batch.db, call.tenant, call.ids)))
+    adding.write()
+    for tenant, message_ids in gone:  # only now, for the new messages need their bodies
+        remove_messages(batch.db, tenant, message_ids)
+    return retried
+
+
+def _retry(db: apsw.Connection, adding: Adding, call: Retry) -> list[str | None]:
+    """Accept a new message for each dead letter that is there."""
+    found: dict[str, tuple[str, bytes, int, int | None]] = {
+        dead_letter_id(failed_ms, number): dead
+        for failed_ms, number, *dead in query(
+            db,
+            "SELECT l.failed_ms, l.number, m.id, m.facts, coalesce(m.body, m.number), m.source"
+            " FROM dead_letter l"
+            " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id"
+            " WHERE l.tenant = ? AND (l.failed_ms, l.number) IN"
+            "  (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
+            (call.tenant, _json(_places(call.ids))),
         )
-    return letters
+    }
+    new_ids: list[str | None] = []
+    for letter_id in call.ids:
+        dead = found.pop(letter_id, None)
+        if dead is None:
+            new_ids.append(None)
+            continue
+        message_id, facts, body, source = dead
+        # The two share the body from now on, which the removal of either must know.
+        db.execute(
+            "UPDATE message SET body = number WHERE tenant = ? AND id = ? AND body IS NULL",
+            (call.tenant, message_id),
+        )
+        draft = call.new_message(decode_message(facts))
+        adding.accept_again(draft, body=body, source=source, now_ms=call.now_ms)
+        new_ids.append(draft.message.id)
+    return new_ids
+
+
+def _nobody(claim: Claim) -> None:
+    raise AssertionError(claim.message.id)
+
+
+_NO_BIRTHS = Births(Places(count_max=0, host_count_max=0, bytes_max=0), _nobody)
+"""A message that is retried waits for its turn: its body is not in hand."""

@@ -10,7 +10,7 @@ import apsw
 from msgspec import Struct
 
 from waypost.domain.lanes import QUEUE, key_of, queue_lane, queue_of
-from waypost.store.sqlite import permits
+from waypost.store.sqlite import flow_keys
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.writer import Batch
 
@@ -82,7 +82,7 @@ def refresh(
             due_ms = min(waiting_ms, retrying_ms)
     key = key_of(lane)
     if key is not None and waiting_ms is not None:
-        opens_ms = permits.opens_ms(db, tenant, key, now_ms=now_ms)
+        opens_ms = flow_keys.opens_ms(db, tenant, key, now_ms=now_ms)
         due_ms = None if opens_ms is None else max(waiting_ms, opens_ms)
     if waiting_ms is None and retrying_ms is None:
         db.execute("DELETE FROM lane WHERE tenant = ? AND lane = ?", (tenant, lane))
@@ -103,18 +103,38 @@ def block(db: apsw.Connection, tenant: str, lane: str, *, on: str) -> None:
     db.execute("UPDATE lane SET blocked_on = ? WHERE tenant = ? AND lane = ?", (on, tenant, lane))
 
 
-def wait_until(db: apsw.Connection, tenant: str, lane: str, turn_ms: int) -> None:
-    """Let a lane have its turn then, and not before."""
-    db.execute("UPDATE lane SET turn_ms = ? WHERE tenant = ? AND lane = ?", (turn_ms, tenant, lane))
+def stand_back(db: apsw.Connection, tenant: str, lane: str, *, turn_ms: int) -> None:
+    """Let a lane that stands in line go behind those whose turn came before `turn_ms`."""
+    db.execute(
+        "UPDATE lane SET turn_ms = ? WHERE tenant = ? AND lane = ? AND turn_ms < ?",
+        (turn_ms, tenant, lane, turn_ms),
+    )
 
 
-def reopen(db: apsw.Connection, resource: str, *, count_max: int, now_ms: int) -> bool:
+def is_in_line(db: apsw.Connection, tenant: str, lane: str, *, now_ms: int) -> bool:
+    """Whether a lane's turn has come, or it would have but for something else."""
+    found = query(
+        db,
+        "SELECT 1 FROM lane WHERE tenant = ? AND lane = ?"
+        " AND (turn_ms <= ? OR blocked_on IS NOT NULL)",
+        (tenant, lane, now_ms),
+    )
+    return found.fetchone() is not None
+
+
+def is_blocked_on(db: apsw.Connection, resource: str) -> bool:
+    """Whether a lane waits for a resource."""
+    found = query(db, "SELECT 1 FROM lane WHERE blocked_on = ? LIMIT 1", (resource,))
+    return found.fetchone() is not None
+
+
+def reopen(db: apsw.Connection, resource: str, *, count_max: int, turn_ms: int) -> bool:
     """Let some lanes that wait for a resource join the line, those first that were refused
     first; whether more may be waiting for it."""
     db.execute(
-        "UPDATE lane SET blocked_on = NULL, turn_ms = max(turn_ms, ?) WHERE (tenant, lane) IN"
+        "UPDATE lane SET blocked_on = NULL, turn_ms = ? WHERE (tenant, lane) IN"
         " (SELECT tenant, lane FROM lane WHERE blocked_on = ? ORDER BY turn_ms LIMIT ?)",
-        (now_ms, resource, count_max),
+        (turn_ms, resource, count_max),
     )
     return db.changes() == count_max
 

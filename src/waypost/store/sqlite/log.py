@@ -1,18 +1,35 @@
-"""The home of the log: one row an event, with the message's facts beside it when read."""
+"""The home of the log: one row an event, with the message's facts beside it when read.
+
+An entry's place is (time, number).  Numbers grow with what is committed; times nearly so.
+"""
+
+from collections.abc import Sequence
 
 import apsw
 import msgspec
+from msgspec.structs import replace
 
 from waypost.domain.attempt import Outcome
 from waypost.domain.errors import Invalid
+from waypost.domain.filters import EVERYTHING, matches
 from waypost.domain.header_fields import gathered
-from waypost.domain.message import Logged
-from waypost.store.protocol import LogEntry, LogFilter, LogPage
+from waypost.domain.message import Logged, Message
+from waypost.store.protocol import LogEntry, LogFilter, LogPage, LogView
 from waypost.store.sqlite.database import query
-from waypost.store.sqlite.messages import FACTS_AND_BODY, whole
+from waypost.store.sqlite.filters import AMONG, as_list, prefilter
+from waypost.store.sqlite.messages import decode_message, one
 
 LOOKED_AT_MAX = 20_000
-"""Entries that a page looks at for those of a state: then it ends, with a cursor."""
+"""Entries that a page looks at for those that are wanted: then it ends, with a cursor."""
+
+LATEST_LOOKED_AT = 1_000
+"""Among so many of the latest by time is the latest by number."""
+
+PLACE_MAX = 1 << 62
+_BEFORE_ALL = (0, -1)
+_AFTER_ALL = (PLACE_MAX, PLACE_MAX)
+
+Place = tuple[int, int]
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,77 +69,242 @@ def page(
     tenant: str,
     *,
     where: LogFilter,
+    view: LogView,
     cursor: str | None,
     count_max: int,
     bytes_max: int,
 ) -> LogPage:
     """A page of the log; see `Reader.log`."""
-    before = read_cursor(cursor) if cursor is not None else (1 << 62, 0)
-    index, after = "", None
-    if where.message_ids:
-        index = " INDEXED BY event_message"
-    elif where.states:
-        after = _last_looked_at(db, tenant, before=before)
-    sql = f"SELECT e.time_ms, e.number, e.state, e.detail, {FACTS_AND_BODY} FROM event e{index}"
-    sql += " CROSS JOIN message m ON m.tenant = e.tenant AND m.id = e.message_id"
-    sql += " WHERE e.tenant = ? AND (e.time_ms, e.number) < (?, ?)"
-    values: list[object] = [tenant, *before]
-    if after is not None:
-        sql += " AND (e.time_ms, e.number) >= (?, ?)"
-        values += after
-    for column, wanted in (("message_id", where.message_ids), ("state", where.states)):
-        if wanted:
-            sql += f" AND e.{column} IN ({','.join('?' * len(wanted))})"
-            values += wanted
-    sql += " ORDER BY e.time_ms DESC, e.number DESC LIMIT ?"
+    walk = _Walk(db, tenant, where, view, cursor)
+    reading = _Reading(db, tenant, room=bytes_max, bodies=view.bodies)
     entries: list[LogEntry] = []
-    room = bytes_max
-    for time_ms, number, state, raw, facts, kept in query(db, sql, (*values, count_max + 1)):
-        detail = Detail() if raw is None else decode_detail(raw)
-        message, body = whole(db, facts, kept)
-        room -= len(facts) + len(body) + len(raw or b"")
-        if entries and (len(entries) == count_max or room < 0):
-            return LogPage(entries, entries[-1].cursor)
-        entries.append(
-            LogEntry(
-                cursor=_cursor(time_ms, number),
-                time_ms=time_ms,
-                state=Logged(state),
-                message=message,
-                body=body,
-                next_delivery_ms=detail.next_delivery_ms,
-                error=detail.error,
-                response_status=detail.status,
-                response_header=detail.header,
-                response_body=detail.body,
+    count, last = 0, _BEFORE_ALL
+    for time_ms, number, facts in walk.rows():
+        place, message = (time_ms, number), decode_message(facts)
+        if not matches(where.of, message, at_ms=time_ms):
+            continue
+        if count == count_max:
+            return LogPage(entries, walk.cursor(last))
+        places = walk.places_of(message.id) if view.by_message else [place]
+        read = reading.entries(places, message, len(facts), first=not entries)
+        if read is None:
+            return LogPage(entries, walk.cursor(last))
+        entries += read
+        count, last = count + 1, place
+    return LogPage(entries, None if walk.ends_at is None else walk.cursor(walk.ends_at))
+
+
+class _Walk:
+    """The places of the entries that are wanted, from where a page begins.
+
+    Where entries are gathered by message, it comes only by the first one of each
+    message.  With the latest first that changes as more is logged.  So the cursor keeps
+    the number that was the latest as the first page began: what came after it does not
+    move a message out of the pages that are still to come.
+
+    `ends_at` is the place at which the page ends whatever it has found, or None.
+    """
+
+    def __init__(
+        self,
+        db: apsw.Connection,
+        tenant: str,
+        where: LogFilter,
+        view: LogView,
+        cursor: str | None,
+    ) -> None:
+        self._db = db
+        self._tenant = tenant
+        self._where = where
+        self._view = view
+        self._latest_number = 0
+        of = where.of
+        self._low = _BEFORE_ALL if of.from_ms is None else (of.from_ms, -1)
+        self._high = _AFTER_ALL if of.to_ms is None else (of.to_ms + 1, -1)
+        low, high = self._low, self._high
+        if cursor is not None:
+            time_ms, number, *latest = _read_numbers(cursor, count=3 if view.by_message else 2)
+            self._latest_number = latest[0] if latest else 0
+            if view.latest_first:
+                high = min(high, (time_ms, number))
+            else:
+                low = max(low, (time_ms, number))
+        elif view.by_message:
+            self._latest_number = self._find_latest_number()
+        self.ends_at: Place | None = None
+        if not of.message_ids and (where.states or view.by_message or _asks_for_facts(where)):
+            self.ends_at = self._last_looked_at(low, high)
+        if self.ends_at is not None:
+            time_ms, number = self.ends_at
+            if view.latest_first:
+                low = (time_ms, number - 1)
+            else:
+                high = (time_ms, number + 1)
+        self._from = low
+        self._until = high
+
+    def rows(self) -> apsw.Cursor:
+        """Time, number and the message's facts of each entry; `matches` has the last word."""
+        of = self._where.of
+        ids = sorted(of.message_ids)
+        index = " INDEXED BY event_message" if ids else ""
+        events, values = self._events("e", self._from, self._until)
+        sql = (
+            f"SELECT e.time_ms, e.number, m.facts FROM event e{index}"
+            " CROSS JOIN message m ON m.tenant = e.tenant AND m.id = e.message_id"
+            f" WHERE {events}"
+        )
+        if ids:
+            sql += f" AND e.message_id {AMONG}"
+            values.append(as_list(of.message_ids))
+        facts, of_facts = prefilter(of, facts="m.facts")
+        sql += facts
+        values += of_facts
+        if self._view.by_message:
+            low, high, before = self._low, self._high, ">" if self._view.latest_first else "<"
+            earlier, more = self._events("x", low, high)
+            sql += (
+                f" AND NOT EXISTS (SELECT 1 FROM event x INDEXED BY event_message WHERE {earlier}"
+                " AND x.message_id = e.message_id"
+                f" AND (x.time_ms, x.number) {before} (e.time_ms, e.number) AND x.number <= ?)"
+            )
+            latest = self._latest_number if self._view.latest_first else PLACE_MAX
+            values += (*more, latest)
+        cursor: apsw.Cursor = query(self._db, f"{sql} ORDER BY {self._order('e')}", values)
+        return cursor
+
+    def places_of(self, message_id: str) -> list[Place]:
+        """The places of all entries of a message that are wanted."""
+        events, values = self._events("e", self._low, self._high)
+        return list(
+            query(
+                self._db,
+                "SELECT e.time_ms, e.number FROM event e INDEXED BY event_message"
+                f" WHERE {events} AND e.message_id = ? ORDER BY {self._order('e')}",
+                (*values, message_id),
             )
         )
-    return LogPage(entries, None if after is None else _cursor(*after))
+
+    def cursor(self, place: Place) -> str:
+        if self._view.by_message:
+            return _cursor(*place, self._latest_number)
+        return _cursor(*place)
+
+    def _events(self, event: str, low: Place, high: Place) -> tuple[str, list[object]]:
+        """Conditions on an entry by itself: whose it is, its place and its state."""
+        place = f"({event}.time_ms, {event}.number)"
+        sql = f"{event}.tenant = ? AND {place} > (?, ?) AND {place} < (?, ?)"
+        values: list[object] = [self._tenant, *low, *high]
+        if self._where.states:
+            sql += f" AND {event}.state {AMONG}"
+            values.append(as_list(frozenset(self._where.states)))
+        return sql, values
+
+    def _order(self, event: str) -> str:
+        way = "DESC" if self._view.latest_first else "ASC"
+        return f"{event}.time_ms {way}, {event}.number {way}"
+
+    def _last_looked_at(self, low: Place, high: Place) -> Place | None:
+        """The place at which a page ends whatever it has found, or None: the log ends before."""
+        found: Place | None = query(
+            self._db,
+            "SELECT e.time_ms, e.number FROM event e WHERE e.tenant = ?"
+            " AND (e.time_ms, e.number) > (?, ?) AND (e.time_ms, e.number) < (?, ?)"
+            f" ORDER BY {self._order('e')} LIMIT 1 OFFSET ?",
+            (self._tenant, *low, *high, LOOKED_AT_MAX - 1),
+        ).fetchone()
+        return found
+
+    def _find_latest_number(self) -> int:
+        [latest] = query(
+            self._db,
+            "SELECT max(number) FROM (SELECT number FROM event WHERE tenant = ?"
+            " ORDER BY time_ms DESC, number DESC LIMIT ?)",
+            (self._tenant, LATEST_LOOKED_AT),
+        ).fetchone()
+        return latest or 0
 
 
-def _last_looked_at(
-    db: apsw.Connection, tenant: str, *, before: tuple[int, int]
-) -> tuple[int, int] | None:
-    """The place at which a page ends whatever it has found, or None: the log ends before."""
-    found: tuple[int, int] | None = query(
-        db,
-        "SELECT time_ms, number FROM event WHERE tenant = ? AND (time_ms, number) < (?, ?)"
-        " ORDER BY time_ms DESC, number DESC LIMIT 1 OFFSET ?",
-        (tenant, *before, LOOKED_AT_MAX - 1),
-    ).fetchone()
-    return found
+class _Reading:
+    """Reads entries while there is `room` (bytes) for them."""
+
+    def __init__(self, db: apsw.Connection, tenant: str, *, room: int, bodies: bool) -> None:
+        self._db = db
+        self._tenant = tenant
+        self._room = room
+        self._bodies = bodies
+        self._read: dict[str, bytes] = {}
+
+    def entries(
+        self, places: Sequence[Place], message: Message, size: int, *, first: bool
+    ) -> list[LogEntry] | None:
+        """The entries at these places, all of one message with facts of this size; None where
+        there is no room for them.
+
+        The first of a page have room in any case, but those that go beyond it come
+        without bodies.
+        """
+        entries: list[LogEntry] = []
+        for place in places:
+            entries.append(
+                self._entry(place, message, size, bodies=self._bodies and self._room >= 0)
+            )
+            if self._room < 0 and not first:
+                return None
+        return entries
+
+    def _entry(self, place: Place, message: Message, size: int, *, bodies: bool) -> LogEntry:
+        time_ms, number = place
+        state, raw = query(
+            self._db,
+            "SELECT state, detail FROM event WHERE tenant = ? AND time_ms = ? AND number = ?",
+            (self._tenant, time_ms, number),
+        ).fetchone()
+        detail = Detail() if raw is None else decode_detail(raw)
+        body = self._body(message) if bodies else b""
+        self._room -= size + len(body) + len(raw or b"")
+        return LogEntry(
+            cursor=_cursor(time_ms, number),
+            time_ms=time_ms,
+            state=Logged(state),
+            message=message,
+            body=body,
+            next_delivery_ms=detail.next_delivery_ms,
+            error=detail.error,
+            response_status=detail.status,
+            response_header=detail.header,
+            response_body=detail.body if bodies else None,
+        )
+
+    def _body(self, message: Message) -> bytes:
+        body = self._read.get(message.id)
+        if body is None:
+            found = one(self._db, self._tenant, message.id)
+            assert found is not None, message.id
+            body = self._read[message.id] = found[1]
+        return body
 
 
-def _cursor(time_ms: int, number: int) -> str:
-    return f"{time_ms}-{number}"
+def _asks_for_facts(where: LogFilter) -> bool:
+    """Whether a message has to be looked at before it is known whether it is wanted."""
+    return replace(where.of, from_ms=None, to_ms=None) != EVERYTHING
 
 
-def read_cursor(cursor: str) -> tuple[int, int]:
+def _cursor(*numbers: int) -> str:
+    return "-".join(map(str, numbers))
+
+
+def read_cursor(cursor: str) -> Place:
     """The place that a cursor names.  Raises Invalid."""
-    time_ms, dash, number = cursor.partition("-")
-    if not (dash and _is_number(time_ms) and _is_number(number)):
+    time_ms, number = _read_numbers(cursor, count=2)
+    return time_ms, number
+
+
+def _read_numbers(cursor: str, *, count: int) -> list[int]:
+    parts = cursor.split("-")
+    if len(parts) != count or not all(map(_is_number, parts)):
         raise Invalid("cursor: not one that this server gave")
-    return int(time_ms), int(number)
+    return list(map(int, parts))
 
 
 def _is_number(text: str) -> bool:

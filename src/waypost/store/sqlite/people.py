@@ -5,11 +5,13 @@ a server has the database open (D32); the server sees that by `data_version`.
 """
 
 import apsw
+from msgspec import Struct
 
 from waypost.domain.errors import Invalid, NotFound
 from waypost.domain.signing import SigningKeys
 from waypost.store.protocol import Tenant, Token
 from waypost.store.sqlite.database import connect, migrate, query, transaction
+from waypost.store.sqlite.writer import Batch
 
 
 class PeopleFile:
@@ -26,6 +28,7 @@ class PeopleFile:
     async def revoke_tenant(self, tenant_id: str) -> bool:
         with transaction(self._db):
             self._db.execute("DELETE FROM token WHERE tenant = ?", (tenant_id,))
+            self._db.execute("UPDATE schedule SET next_ms = NULL WHERE tenant = ?", (tenant_id,))
             self._db.execute("UPDATE tenant SET revoked = 1 WHERE id = ?", (tenant_id,))
             return bool(self._db.changes())
 
@@ -69,6 +72,26 @@ def add_token(db: apsw.Connection, token: Token) -> None:
         "INSERT INTO token VALUES (?, ?, ?, ?, ?)",
         (token.id, token.tenant, token.sha256, token.read_only, token.created_ms),
     )
+
+
+class Rotate(Struct, frozen=True):
+    tenant_id: str
+    new_key: str
+
+
+def rotate_keys(batch: Batch, calls: list[Rotate]) -> list[SigningKeys | None]:
+    """Rotate signing keys; see `Keys.rotate_keys`."""
+    return [_rotate_keys(batch.db, call) for call in calls]
+
+
+def _rotate_keys(db: apsw.Connection, call: Rotate) -> SigningKeys | None:
+    found = query(
+        db,
+        "UPDATE tenant SET current_key = next_key, next_key = ? WHERE id = ?"
+        " RETURNING current_key, next_key",
+        (call.new_key, call.tenant_id),
+    ).fetchall()
+    return SigningKeys(*found[0]) if found else None
 
 
 def tenants(db: apsw.Connection) -> list[Tenant]:

@@ -2,6 +2,13 @@
 
 A permit of the parallelism is a hold, from the claim to the settle; what is in use is
 the count of them.  What the rate allows is in the key itself.
+
+| what waits for a key          | where              | until                               |
+| ----------------------------- | ------------------ | ----------------------------------- |
+| messages that have only a key | the lane of the key | its turn, which `lanes.refresh` sets |
+| messages in a queue, suspects | their own lane     | `reopen`, being blocked on the key  |
+
+Where both wait they take turns.
 """
 
 from collections.abc import Iterable
@@ -11,97 +18,144 @@ import msgspec
 
 from waypost.domain.flow import UNLIMITED, Flow, FlowKey
 from waypost.domain.lanes import key_lane
+from waypost.store.protocol import ChangeOfFlowKey
+from waypost.store.sqlite import flow_keys, lanes
 from waypost.store.sqlite.database import insert, query
+from waypost.store.sqlite.writer import Batch
 
-decode_flow_key = msgspec.json.Decoder(FlowKey).decode
-_encode = msgspec.json.encode
+KEYS_OPENED_MAX = 64
+"""Keys that one claim looks at, of those that may have room for lanes that wait for them."""
 
 
 class _Use(msgspec.Struct):
     key: FlowKey
     in_use: int
-    changed: bool = False
+    before: FlowKey
+    others_wait: bool | None = None
 
 
 class Permits:
     """The keys that a batch of calls uses.  What it takes is written by `write`."""
 
-    def __init__(self, db: apsw.Connection, *, now_ms: int) -> None:
-        self._db = db
+    def __init__(self, batch: Batch, *, now_ms: int) -> None:
+        self._batch = batch
+        self._db = batch.db
         self._now_ms = now_ms
         self._uses: dict[tuple[str, str], _Use] = {}
         self._holds: list[tuple[str, str, int]] = []
 
     def ask(self, tenant: str, flow: Flow) -> None:
         """A message names its key, and the limits that it shall have."""
-        use = self._uses.get((tenant, flow.key))
+        use = self._use(tenant, flow.key)
         if use is None:
-            known = flow_key(self._db, tenant, flow.key) or FlowKey(name=flow.key)
-            use = _Use(known, in_use(self._db, tenant, flow.key))
+            before = FlowKey(name=flow.key)
+            use = _Use(before, flow_keys.in_use(self._db, tenant, flow.key), before)
             self._uses[tenant, flow.key] = use
         use.key = use.key.asked(flow, now_ms=self._now_ms)
-        use.changed = True
 
     def room(self, tenant: str, name: str) -> int:
         """How many attempts of a key may begin now."""
         use = self._use(tenant, name)
         return UNLIMITED if use is None else use.key.room(use.in_use, now_ms=self._now_ms)
 
-    def take(self, tenant: str, name: str, number: int) -> None:
-        """Take a permit for an attempt of the message of that number."""
+    def room_at_birth(self, tenant: str, name: str) -> int:
+        """The same, for messages that come only now: nothing where others wait for their turn."""
+        use = self._use(tenant, name)
+        if use is not None and use.others_wait is None:
+            use.others_wait = lanes.is_in_line(
+                self._db, tenant, key_lane(name), now_ms=self._now_ms
+            ) or lanes.is_blocked_on(self._db, resource(tenant, name))
+        return 0 if use is not None and use.others_wait else self.room(tenant, name)
+
+    def take(self, tenant: str, name: str, number: int, *, own: bool) -> int:
+        """Take a permit for an attempt of the message of that number, which waits in the lane
+        of the key (`own`) or in another.
+
+        Since when the attempt counts as under way: not before the window that it is of.
+        """
         self._holds.append((tenant, key_lane(name), number))
         use = self._use(tenant, name)
-        if use is not None:
-            use.in_use += 1
-            use.key = use.key.after(1, now_ms=self._now_ms)
-            use.changed = True
+        if use is None:
+            return self._now_ms
+        use.in_use += 1
+        use.key = use.key.after_one(own=own, now_ms=self._now_ms)
+        return max(self._now_ms, use.key.window_ms)
+
+    def wait(self, tenant: str, lane: str, name: str) -> None:
+        """Let a lane that is not its own wait for a key that has no room."""
+        lanes.block(self._db, tenant, lane, on=resource(tenant, name))
+        use = self._use(tenant, name)
+        assert use is not None, name
+        self._look_again(tenant, name, use.key.opens_ms(use.in_use, now_ms=self._now_ms))
+
+    def open(self) -> None:
+        """Let lanes that wait for keys join the line, as many as these have room for now."""
+        found = query(
+            self._db,
+            "SELECT tenant, name FROM flow_key INDEXED BY flow_key_opens"
+            " WHERE opens_ms <= ? ORDER BY opens_ms LIMIT ?",
+            (self._now_ms, KEYS_OPENED_MAX),
+        )
+        for tenant, name in found.fetchall():
+            use = self._use(tenant, name)
+            assert use is not None, name
+            room = use.key.room(use.in_use, now_ms=self._now_ms)
+            if not room:
+                opens_ms = use.key.opens_ms(use.in_use, now_ms=self._now_ms)
+                self._look_again(tenant, name, opens_ms)
+                continue
+            turn_ms = self._now_ms
+            if not use.key.own_turn:
+                lanes.stand_back(self._db, tenant, key_lane(name), turn_ms=turn_ms)
+                turn_ms -= 1
+            room = min(room, KEYS_OPENED_MAX)
+            waiting = resource(tenant, name)
+            more = lanes.reopen(self._db, waiting, count_max=room, turn_ms=turn_ms)
+            self._look_again(tenant, name, self._now_ms if more else None)
 
     def write(self) -> None:
         insert(self._db, "hold", self._holds)
         self._holds = []
-        for (tenant, _), use in self._uses.items():
-            if use.changed:
-                save(self._db, tenant, use.key)
-                use.changed = False
+        for (tenant, name), use in self._uses.items():
+            if use.key == use.before:
+                continue
+            flow_keys.save(self._db, tenant, use.key)
+            if not use.key.limited_as(use.before):
+                changed(self._batch, tenant, name, now_ms=self._now_ms)
+            use.before = use.key
+
+    def _look_again(self, tenant: str, name: str, opens_ms: int | None) -> None:
+        self._db.execute(
+            "UPDATE flow_key SET opens_ms = ? WHERE tenant = ? AND name = ?",
+            (opens_ms, tenant, name),
+        )
 
     def _use(self, tenant: str, name: str) -> _Use | None:
         use = self._uses.get((tenant, name))
         if use is None:
-            known = flow_key(self._db, tenant, name)
+            known = flow_keys.one(self._db, tenant, name)
             if known is None:
                 return None
-            use = self._uses[tenant, name] = _Use(known, in_use(self._db, tenant, name))
+            use = _Use(known, flow_keys.in_use(self._db, tenant, name), known)
+            self._uses[tenant, name] = use
         return use
 
 
-def flow_key(db: apsw.Connection, tenant: str, name: str) -> FlowKey | None:
-    found = query(
-        db, "SELECT facts FROM flow_key WHERE tenant = ? AND name = ?", (tenant, name)
-    ).fetchone()
-    return None if found is None else decode_flow_key(found[0])
+def changed(batch: Batch, tenant: str, name: str, *, now_ms: int) -> None:
+    """Let whatever waits for a key see how it stands now."""
+    lane = key_lane(name)
+    batch.someone_waits(lanes.refresh(batch.db, tenant, lane, now_ms=now_ms))
+    look_again(batch, tenant, name, now_ms=now_ms)
 
 
-def in_use(db: apsw.Connection, tenant: str, name: str) -> int:
-    """How many attempts of a key are under way."""
-    [held] = query(
-        db,
-        "SELECT count(*) FROM hold WHERE tenant = ? AND resource = ?",
-        (tenant, key_lane(name)),
-    ).fetchone()
-    return int(held)
-
-
-def opens_ms(db: apsw.Connection, tenant: str, name: str, *, now_ms: int) -> int | None:
-    """When a key has room by the clock alone; None where something has to happen first."""
-    key = flow_key(db, tenant, name)
-    return now_ms if key is None else key.opens_ms(in_use(db, tenant, name), now_ms=now_ms)
-
-
-def save(db: apsw.Connection, tenant: str, key: FlowKey) -> None:
-    db.execute(
-        "INSERT OR REPLACE INTO flow_key VALUES (?, ?, ?, ?)",
-        (tenant, key.name, _encode(key), key.used_ms),
-    )
+def look_again(batch: Batch, tenant: str, name: str, *, now_ms: int) -> None:
+    """Let the next claim see whether a key has room for lanes that are blocked on it."""
+    if lanes.is_blocked_on(batch.db, resource(tenant, name)):
+        batch.db.execute(
+            "UPDATE flow_key SET opens_ms = ? WHERE tenant = ? AND name = ?",
+            (now_ms, tenant, name),
+        )
+        batch.someone_waits(now_ms)
 
 
 def give_back(db: apsw.Connection, permits: Iterable[tuple[str, str, int]]) -> None:
@@ -120,3 +174,35 @@ def give_back_all(db: apsw.Connection) -> None:
 def resource(tenant: str, name: str) -> str:
     """What lanes other than the key's own are blocked on: the key, whoever's it is."""
     return f"{key_lane(name)} of {tenant}"
+
+
+class Change(msgspec.Struct, frozen=True):
+    tenant: str
+    name: str
+    change: ChangeOfFlowKey
+    now_ms: int
+
+
+def change(batch: Batch, calls: list[Change]) -> list[FlowKey | Exception | None]:
+    """Change keys; see `FlowKeys.change_flow_key`."""
+    return [_change(batch, call) for call in calls]
+
+
+def _change(batch: Batch, call: Change) -> FlowKey | Exception | None:
+    before = flow_keys.one(batch.db, call.tenant, call.name)
+    try:
+        after = call.change(before)
+    except Exception as fault:  # noqa: BLE001 -- the caller's, and raised to them
+        return fault
+    if after == before:
+        return after
+    if after is None:
+        flow_keys.remove(batch.db, call.tenant, call.name)
+        waiting = resource(call.tenant, call.name)
+        lanes.reopen(batch.db, waiting, count_max=UNLIMITED, turn_ms=call.now_ms)
+        batch.someone_waits(call.now_ms)
+    else:
+        assert after.name == call.name
+        flow_keys.save(batch.db, call.tenant, after)
+    changed(batch, call.tenant, call.name, now_ms=call.now_ms)
+    return after

@@ -40,7 +40,7 @@ CREATE TABLE delivery (
     canceling   INTEGER NOT NULL DEFAULT 0
 , key TEXT) STRICT;
 
-CREATE INDEX delivery_key ON delivery (tenant, key) WHERE key IS NOT NULL;
+CREATE INDEX delivery_key ON delivery (tenant, key, token, due_ms) WHERE key IS NOT NULL;
 
 CREATE INDEX delivery_waiting ON delivery (tenant, lane, holding, due_ms, number)
     WHERE token IS NULL;
@@ -58,12 +58,15 @@ CREATE TABLE event (
 CREATE INDEX event_message ON event (tenant, message_id);
 
 CREATE TABLE flow_key (
-    tenant  TEXT    NOT NULL,
-    name    TEXT    NOT NULL,
-    facts   BLOB    NOT NULL,
-    used_ms INTEGER NOT NULL,
+    tenant   TEXT    NOT NULL,
+    name     TEXT    NOT NULL,
+    facts    BLOB    NOT NULL,
+    used_ms  INTEGER NOT NULL,
+    opens_ms INTEGER,
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX flow_key_opens ON flow_key (opens_ms) WHERE opens_ms IS NOT NULL;
 
 CREATE INDEX flow_key_used ON flow_key (used_ms);
 
@@ -110,6 +113,23 @@ CREATE TABLE queue (
     accepted_ms INTEGER NOT NULL,
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE schedule (
+    tenant  TEXT NOT NULL,
+    id      TEXT NOT NULL,
+    next_ms INTEGER,
+    facts   BLOB NOT NULL,
+    PRIMARY KEY (tenant, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX schedule_due ON schedule (next_ms) WHERE next_ms IS NOT NULL;
+
+CREATE TABLE schedule_body (
+    tenant TEXT NOT NULL,
+    id     TEXT NOT NULL,
+    bytes  BLOB NOT NULL,
+    PRIMARY KEY (tenant, id)
+) STRICT;
 
 CREATE TABLE tenant (
     id          TEXT    NOT NULL PRIMARY KEY,

@@ -40,7 +40,7 @@ class Settle(msgspec.Struct, frozen=True):
 
 def settle(batch: Batch, calls: list[Settle]) -> list[Logged | StaleClaim]:
     """Record how attempts ended; see `Deliveries.settle`."""
-    ending = _Ending(batch, now_ms=max(call.now_ms for call in calls))
+    ending = Ending(batch, now_ms=max(call.now_ms for call in calls))
     out = _claimed_rows(batch.db, [call.claim for call in calls])
     results = [ending.settle(call, out.pop(call.claim.number, None)) for call in calls]
     ending.write()
@@ -60,7 +60,7 @@ def _claimed_rows(db: apsw.Connection, claims: Sequence[Claim]) -> dict[int, tup
     }
 
 
-class _Ending:
+class Ending:
     """What one batch of ends gathers, and then writes table by table."""
 
     def __init__(self, batch: Batch, *, now_ms: int) -> None:
@@ -76,6 +76,7 @@ class _Ending:
         self.events: list[tuple[Any, ...]] = []
         self.callbacks: list[tuple[Draft, Settle]] = []
         self.permits: list[tuple[str, str, int]] = []
+        self.canceling: list[int] = []
 
     def settle(self, call: Settle, row: tuple[int, int] | None) -> Logged | StaleClaim:
         claim, verdict, outcome, now_ms = call.claim, call.verdict, call.outcome, call.now_ms
@@ -124,8 +125,24 @@ class _Ending:
             self.retries.append((now_ms, claim.retried, claim.interrupted, claim.number))
             self._wait(claim, now_ms)
 
+    def cancel(self, number: int, message: Message, *, lane: str, state: State) -> None:
+        """Cancel a delivery: at once where it waits, else as soon as its attempt ends (D16)."""
+        if state is not State.CANCELING:
+            self.log(message, Logged.CANCEL_REQUESTED, self.now_ms)
+        if NEXT[state][Event.CANCEL] is State.CANCELED:
+            self.log(message, Logged.CANCELED, self.now_ms)
+            self.end(number, message)
+            self.changed.add((message.tenant, lane))
+        else:
+            self.canceling.append(number)
+
     def write(self) -> None:
         db = self.db
+        for some in slices(self.canceling):
+            db.execute(
+                f"UPDATE delivery SET canceling = 1 WHERE number IN ({marks(len(some))})",
+                filled(some),
+            )
         for some in slices(self.ended):
             db.execute(f"DELETE FROM delivery WHERE number IN ({marks(len(some))})", filled(some))
         if self.retries:
@@ -136,11 +153,11 @@ class _Ending:
             )
         insert(db, "event", self.events)
         insert(db, "dead_letter", self.dead_letters)
+        permits.give_back(db, self.permits)
         self._call_back()
         lanes.free(db, self.holds)
-        permits.give_back(db, self.permits)
-        for tenant, key, _ in self.permits:
-            lanes.reopen(db, permits.resource(tenant, key), count_max=1, now_ms=self.now_ms)
+        for tenant, key in {(tenant, key) for tenant, key, _ in self.permits}:
+            permits.look_again(self.batch, tenant, key, now_ms=self.now_ms)
         lanes.join(self.batch, self.waiting, self.changed, now_ms=self.now_ms)
 
     def _call_back(self) -> None:
@@ -221,7 +238,7 @@ class Release(msgspec.Struct, frozen=True):
 def release(batch: Batch, calls: list[Release]) -> list[None]:
     """Give claims back undelivered; see `Deliveries.release`."""
     for call in calls:
-        ending = _Ending(batch, now_ms=call.now_ms)
+        ending = Ending(batch, now_ms=call.now_ms)
         out = _claimed_rows(batch.db, call.claims)
         for claim in call.claims:
             token, canceling = out.get(claim.number, (None, 0))
@@ -261,18 +278,37 @@ def _cancel(batch: Batch, call: Cancel) -> Cancelled:
     state = State.WAITING
     if token is not None:
         state = State.CANCELING if canceling else State.CLAIMED
-    ending = _Ending(batch, now_ms=call.now_ms)
-    message = decode_message(facts)
-    if not canceling:
-        ending.log(message, Logged.CANCEL_REQUESTED, call.now_ms)
-    if NEXT[state][Event.CANCEL] is State.CANCELED:
-        ending.log(message, Logged.CANCELED, call.now_ms)
-        ending.end(number, message)
-        ending.changed.add((tenant, lane))
-    else:
-        db.execute("UPDATE delivery SET canceling = 1 WHERE number = ?", (number,))
+    ending = Ending(batch, now_ms=call.now_ms)
+    ending.cancel(number, decode_message(facts), lane=lane, state=state)
     ending.write()
     return Cancelled(count=1, known=True)
+
+
+class CancelMany(msgspec.Struct, frozen=True):
+    tenant: str
+    message_ids: Sequence[str]
+    now_ms: int
+
+
+def cancel_many(batch: Batch, calls: list[CancelMany]) -> list[int]:
+    """Cancel messages; see `Deliveries.cancel_many`."""
+    return [_cancel_many(batch, call) for call in calls]
+
+
+def _cancel_many(batch: Batch, call: CancelMany) -> int:
+    ending = Ending(batch, now_ms=call.now_ms)
+    found = query(
+        batch.db,
+        "SELECT d.number, d.lane, d.token, m.facts FROM json_each(?) j"
+        " CROSS JOIN message m ON m.tenant = ? AND m.id = j.value"
+        " CROSS JOIN delivery d ON d.number = m.number WHERE d.canceling = 0",
+        (encode(sorted(set(call.message_ids))).decode(), call.tenant),
+    ).fetchall()
+    for number, lane, token, facts in found:
+        state = State.WAITING if token is None else State.CLAIMED
+        ending.cancel(number, decode_message(facts), lane=lane, state=state)
+    ending.write()
+    return len(found)
 
 
 def take_over(batch: Batch, *, now_ms: int) -> int:
@@ -286,7 +322,7 @@ def take_over(batch: Batch, *, now_ms: int) -> int:
         (now_ms,),
     )
     permits.give_back_all(db)
-    ending = _Ending(batch, now_ms=now_ms)
+    ending = Ending(batch, now_ms=now_ms)
     suspects = []
     cut_short = query(
         db,

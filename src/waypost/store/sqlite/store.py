@@ -4,26 +4,42 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from waypost.domain.attempt import Outcome, Verdict
-from waypost.domain.errors import StoreBroken, StoreFull
+from waypost.domain.errors import Problem, StoreBroken, StoreFull
+from waypost.domain.filters import EVERYTHING, Filter
+from waypost.domain.flow import FlowKey
 from waypost.domain.message import Logged, Message
 from waypost.domain.places import Places
+from waypost.domain.schedules import Schedule
+from waypost.domain.signing import SigningKeys
 from waypost.domain.url_groups import UrlGroup
 from waypost.store.protocol import (
+    BYTES_MAX,
+    COUNT_MAX,
+    LATEST_FIRST,
     Accepted,
     Births,
     Cancelled,
+    ChangeOfFlowKey,
     ChangeOfGroup,
+    ChangeOfSchedule,
     Claim,
     Claimed,
     DeadLetter,
     DeadLetterPage,
     Draft,
+    DueSchedules,
+    Emptied,
+    FlowKeyState,
+    Found,
     LogFilter,
     LogPage,
+    LogView,
+    NewMessage,
     Pruned,
     Pulse,
     Queue,
     Retention,
+    ScheduleSeen,
     Tenant,
     Token,
 )
@@ -31,16 +47,22 @@ from waypost.store.sqlite import (
     adding,
     claiming,
     dead_letters,
+    emptying,
+    flow_keys,
     log,
     messages,
     people,
+    permits,
     queues,
+    schedules,
     settling,
     upkeep,
     url_groups,
 )
 from waypost.store.sqlite.database import FileLock, as_problems, connect, migrate, transaction
+from waypost.store.sqlite.dead_letters import Retry
 from waypost.store.sqlite.readers import Readers
+from waypost.store.sqlite.schedules import Firing, ScheduleChange
 from waypost.store.sqlite.url_groups import Change
 from waypost.store.sqlite.writer import Batch, Writer, boot
 
@@ -96,14 +118,15 @@ class SqliteStore:
         drafts: Sequence[Draft],
         *,
         births: Births,
+        queue_count_max: int = COUNT_MAX,
         now_ms: int,
     ) -> list[Accepted]:
         size = sum([len(draft.body) for draft in drafts]) + FACTS_BYTES * len(drafts)
-        call = adding.Add(drafts, births, now_ms)
+        call = adding.Add(drafts, births, queue_count_max, now_ms)
         accepted: list[Accepted] = await self.writer.call(self._add, call, size=size)
         return accepted
 
-    def _add(self, batch: Batch, calls: list[adding.Add]) -> Sequence[list[Accepted] | StoreFull]:
+    def _add(self, batch: Batch, calls: list[adding.Add]) -> Sequence[list[Accepted] | Problem]:
         refusing = self._refusing()
         if refusing is not None:
             return [StoreFull(refusing) for _ in calls]
@@ -143,25 +166,83 @@ class SqliteStore:
         cancelled: Cancelled = await self.writer.call(settling.cancel, call)
         return cancelled
 
+    async def cancel_many(self, tenant: str, message_ids: Sequence[str], *, now_ms: int) -> int:
+        call = settling.CancelMany(tenant, message_ids, now_ms)
+        cancelled: int = await self.writer.call(settling.cancel_many, call)
+        return cancelled
+
     # Reader
 
     async def message(self, tenant: str, message_id: str) -> tuple[Message, bytes] | None:
         return await self._readers.look(lambda db: messages.one(db, tenant, message_id))
 
     async def log(
-        self, tenant: str, *, where: LogFilter, cursor: str | None, count_max: int, bytes_max: int
+        self,
+        tenant: str,
+        *,
+        where: LogFilter,
+        view: LogView = LATEST_FIRST,
+        cursor: str | None,
+        count_max: int,
+        bytes_max: int,
     ) -> LogPage:
         return await self._readers.look(
             lambda db: log.page(
-                db, tenant, where=where, cursor=cursor, count_max=count_max, bytes_max=bytes_max
+                db,
+                tenant,
+                where=where,
+                view=view,
+                cursor=cursor,
+                count_max=count_max,
+                bytes_max=bytes_max,
             )
         )
 
+    async def cancellable(self, tenant: str, *, where: Filter, cursor: str | None) -> Found:
+        return await self._readers.look(
+            lambda db: messages.cancellable(db, tenant, where=where, cursor=cursor)
+        )
+
     async def dead_letters(
-        self, tenant: str, *, cursor: str | None, count_max: int
+        self,
+        tenant: str,
+        *,
+        where: Filter = EVERYTHING,
+        latest_first: bool = False,
+        cursor: str | None,
+        count_max: int,
+        bytes_max: int = BYTES_MAX,
     ) -> DeadLetterPage:
         return await self._readers.look(
-            lambda db: dead_letters.page(db, tenant, cursor=cursor, count_max=count_max)
+            lambda db: dead_letters.page(
+                db,
+                tenant,
+                where=where,
+                latest_first=latest_first,
+                cursor=cursor,
+                count_max=count_max,
+                bytes_max=bytes_max,
+            )
+        )
+
+    async def dead_letter_ids(
+        self,
+        tenant: str,
+        *,
+        where: Filter,
+        latest_first: bool = False,
+        cursor: str | None,
+        count_max: int,
+    ) -> Found:
+        return await self._readers.look(
+            lambda db: dead_letters.ids(
+                db,
+                tenant,
+                where=where,
+                latest_first=latest_first,
+                cursor=cursor,
+                count_max=count_max,
+            )
         )
 
     async def dead_letter(self, tenant: str, dead_letter_id: str) -> DeadLetter | None:
@@ -170,11 +251,35 @@ class SqliteStore:
     async def queue(self, tenant: str, name: str) -> Queue | None:
         return await self._readers.look(lambda db: queues.one(db, tenant, name))
 
+    async def queues(self, tenant: str) -> list[Queue]:
+        return await self._readers.look(lambda db: queues.all_of(db, tenant))
+
     async def url_group(self, tenant: str, name_or_id: str) -> UrlGroup | None:
         return await self._readers.look(lambda db: url_groups.one(db, tenant, name_or_id))
 
     async def url_groups(self, tenant: str) -> list[UrlGroup]:
         return await self._readers.look(lambda db: url_groups.all_of(db, tenant))
+
+    async def schedule(self, tenant: str, schedule_id: str) -> ScheduleSeen | None:
+        return await self._readers.look(lambda db: schedules.one(db, tenant, schedule_id))
+
+    async def schedules(self, tenant: str, *, bytes_max: int) -> list[ScheduleSeen]:
+        return await self._readers.look(
+            lambda db: schedules.all_of(db, tenant, bytes_max=bytes_max)
+        )
+
+    async def due_schedules(self, *, now_ms: int, count_max: int, bytes_max: int) -> DueSchedules:
+        return await self._readers.look(
+            lambda db: schedules.due(db, now_ms=now_ms, count_max=count_max, bytes_max=bytes_max)
+        )
+
+    async def flow_key(self, tenant: str, name: str, *, now_ms: int) -> FlowKeyState | None:
+        return await self._readers.look(lambda db: flow_keys.seen(db, tenant, name, now_ms=now_ms))
+
+    async def flow_keys(self, tenant: str, *, search: str = "", now_ms: int) -> list[FlowKeyState]:
+        return await self._readers.look(
+            lambda db: flow_keys.all_seen(db, tenant, search=search, now_ms=now_ms)
+        )
 
     async def tenants(self) -> list[Tenant]:
         return await self._readers.look(people.tenants)
@@ -196,6 +301,24 @@ class SqliteStore:
             )
         )
 
+    # DeadLetters
+
+    async def delete_dead_letters(self, tenant: str, ids: Sequence[str]) -> int:
+        call = dead_letters.Delete(tenant, ids)
+        deleted: int = await self.writer.call(dead_letters.delete, call)
+        return deleted
+
+    async def retry_dead_letters(
+        self, tenant: str, ids: Sequence[str], new_message: NewMessage, *, now_ms: int
+    ) -> list[str | None]:
+        call = Retry(tenant, ids, new_message, now_ms)
+        size = FACTS_BYTES * len(ids)
+        new_ids: list[str | None] = await self.writer.call(self._retry, call, size=size)
+        return new_ids
+
+    def _retry(self, batch: Batch, calls: list[Retry]) -> Sequence[list[str | None] | StoreFull]:
+        return dead_letters.retry(batch, calls, refusing=self._refusing())
+
     # UrlGroups
 
     async def change_url_group(
@@ -209,6 +332,88 @@ class SqliteStore:
         self, batch: Batch, calls: list[Change]
     ) -> Sequence[UrlGroup | Exception | None]:
         return url_groups.change(batch, calls, refusing=self._refusing())
+
+    # FlowKeys
+
+    async def change_flow_key(
+        self, tenant: str, name: str, change: ChangeOfFlowKey, *, now_ms: int
+    ) -> FlowKey | None:
+        call = permits.Change(tenant, name, change, now_ms)
+        kept: FlowKey | None = await self.writer.call(permits.change, call)
+        return kept
+
+    # Queues
+
+    async def put_queue(
+        self,
+        tenant: str,
+        name: str,
+        *,
+        parallelism: int,
+        paused: bool | None,
+        count_max: int = COUNT_MAX,
+        now_ms: int,
+    ) -> None:
+        call = queues.Put(tenant, name, parallelism, paused, count_max, now_ms)
+        await self.writer.call(queues.put, call)
+
+    async def pause_queue(self, tenant: str, name: str, *, paused: bool, now_ms: int) -> bool:
+        call = queues.Pause(tenant, name, paused, now_ms)
+        known: bool = await self.writer.call(queues.pause, call)
+        return known
+
+    async def empty_queue(
+        self, tenant: str, name: str, *, mark: int | None, count_max: int, now_ms: int
+    ) -> Emptied:
+        call = emptying.Empty(tenant, name, mark, count_max, now_ms)
+        emptied: Emptied = await self.writer.call(emptying.empty, call)
+        return emptied
+
+    # Keys
+
+    async def rotate_keys(self, tenant_id: str, *, new_key: str) -> SigningKeys | None:
+        call = people.Rotate(tenant_id, new_key)
+        keys: SigningKeys | None = await self.writer.call(people.rotate_keys, call)
+        return keys
+
+    # Schedules
+
+    async def change_schedule(
+        self,
+        tenant: str,
+        schedule_id: str,
+        change: ChangeOfSchedule,
+        *,
+        body: bytes | None = None,
+        count_max: int = COUNT_MAX,
+    ) -> Schedule | None:
+        call = ScheduleChange(tenant, schedule_id, change, body, count_max)
+        kept: Schedule | None = await self.writer.call(
+            self._change_schedules, call, size=len(body or b"")
+        )
+        return kept
+
+    def _change_schedules(
+        self, batch: Batch, calls: list[ScheduleChange]
+    ) -> Sequence[Schedule | Exception | None]:
+        return schedules.change(batch, calls, refusing=self._refusing())
+
+    async def fire(
+        self,
+        before: Schedule,
+        after: Schedule,
+        drafts: Sequence[Draft],
+        *,
+        births: Births,
+        now_ms: int,
+    ) -> bool:
+        call = Firing(before, after, drafts, births, now_ms)
+        size = sum(len(draft.body) for draft in drafts) + FACTS_BYTES * len(drafts)
+        fired: bool = await self.writer.call(self._fire, call, size=size)
+        return fired
+
+    def _fire(self, batch: Batch, calls: list[Firing]) -> Sequence[bool | StoreFull]:
+        return schedules.fire(batch, calls, refusing=self._refusing())
 
     # Upkeep
 

@@ -11,7 +11,7 @@ import msgspec
 from waypost.domain.errors import Invalid, Problem, StoreUnavailable
 from waypost.domain.ids import created_ms_of, first_message_id
 from waypost.store.protocol import Pruned, Pulse, Retention
-from waypost.store.sqlite import lanes
+from waypost.store.sqlite import flow_keys, lanes
 from waypost.store.sqlite.database import as_problems, connect, query
 from waypost.store.sqlite.writer import Batch
 
@@ -62,6 +62,11 @@ class Pruner:
     def _prune(self, db: apsw.Connection, retention: Retention, now_ms: int) -> Pruned:
         removed = _remove_keys(db, now_ms=now_ms)
         more = removed == CHUNK
+        if not more:
+            gone, more = flow_keys.remove_unused(
+                db, until_ms=now_ms - retention.log_ms, count_max=CHUNK, now_ms=now_ms
+            )
+            removed += gone
         if not more:
             gone, more = self._remove_old(db, retention, now_ms)
             removed += gone
@@ -133,7 +138,7 @@ class Pruner:
                     SHRINK_MESSAGES,
                 ),
             ).fetchall()
-            removed += _remove_messages(db, at.tenant, [row[0] for row in rows], log_too=True)
+            removed += remove_messages(db, at.tenant, [row[0] for row in rows], log_too=True)
             looked_at += len(rows) + TENANT_ROWS
             if len(rows) == SHRINK_MESSAGES:
                 at.id = rows[-1][0]
@@ -179,11 +184,11 @@ def _remove_rows(
             f"DELETE FROM {table} WHERE tenant = ? AND ({column}, number) <= (?, ?)",
             (tenant, *rows[-1][:2]),
         )
-        _remove_messages(db, tenant, list({row[2] for row in rows}))
+        remove_messages(db, tenant, list({row[2] for row in rows}))
     return len(rows)
 
 
-def _remove_messages(
+def remove_messages(
     db: apsw.Connection, tenant: str, ids: list[str], *, log_too: bool = False
 ) -> int:
     """Remove those of the messages that have neither a delivery nor a dead letter, nor a log:
@@ -202,7 +207,8 @@ def _remove_messages(
     ).fetchall()
     if gone and log_too:
         db.execute(
-            "DELETE FROM event WHERE tenant = ? AND message_id IN (SELECT value FROM json_each(?))",
+            "DELETE FROM event INDEXED BY event_message"
+            " WHERE tenant = ? AND message_id IN (SELECT value FROM json_each(?))",
             (tenant, _json([message_id for message_id, _, _ in gone])),
         )
     if gone:
@@ -213,7 +219,7 @@ def _remove_messages(
         )
     sources = list({source for _, _, source in gone if source is not None})
     if sources:
-        return len(gone) + _remove_messages(db, tenant, sources, log_too=log_too)
+        return len(gone) + remove_messages(db, tenant, sources, log_too=log_too)
     return len(gone)
 
 

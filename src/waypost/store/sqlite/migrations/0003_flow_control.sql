@@ -1,15 +1,20 @@
 -- `key` is the flow-control key that a delivery goes by.
 ALTER TABLE delivery ADD COLUMN key TEXT;
 
-CREATE INDEX delivery_key ON delivery (tenant, key) WHERE key IS NOT NULL;
+-- What waits for a key is counted from this alone.
+CREATE INDEX delivery_key ON delivery (tenant, key, token, due_ms) WHERE key IS NOT NULL;
 
--- `facts` is JSON: a FlowKey of the domain, its limits and its window.
+-- `facts` is JSON: a FlowKey of the domain, its limits and its window.  `used_ms` is when it
+-- was last used, or found in use.  `opens_ms` is when to look whether it has room for the
+-- lanes that are blocked on it; it is null while there are none, or something has to happen.
 CREATE TABLE flow_key (
-    tenant  TEXT    NOT NULL,
-    name    TEXT    NOT NULL,
-    facts   BLOB    NOT NULL,
-    used_ms INTEGER NOT NULL,
+    tenant   TEXT    NOT NULL,
+    name     TEXT    NOT NULL,
+    facts    BLOB    NOT NULL,
+    used_ms  INTEGER NOT NULL,
+    opens_ms INTEGER,
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX flow_key_used ON flow_key (used_ms);
+CREATE INDEX flow_key_opens ON flow_key (opens_ms) WHERE opens_ms IS NOT NULL;

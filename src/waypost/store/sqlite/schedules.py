@@ -1,0 +1,185 @@
+"""The home of schedules as they are kept: one row each, their facts one document, their body
+beside it."""
+
+from collections.abc import Sequence
+
+import apsw
+import msgspec
+
+from waypost.domain.errors import LimitReached, StoreFull
+from waypost.domain.message import Logged
+from waypost.domain.schedules import Schedule
+from waypost.store.protocol import Births, ChangeOfSchedule, Draft, DueSchedules, ScheduleSeen
+from waypost.store.sqlite.adding import Adding
+from waypost.store.sqlite.database import query
+from waypost.store.sqlite.writer import Batch
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Schedule).decode
+
+FACTS_AND_BODY = (
+    "s.facts, (SELECT bytes FROM schedule_body b WHERE b.tenant = s.tenant AND b.id = s.id)"
+)
+
+
+class ScheduleChange(msgspec.Struct, frozen=True):
+    tenant: str
+    id: str
+    change: ChangeOfSchedule
+    body: bytes | None
+    count_max: int
+
+
+class Firing(msgspec.Struct, frozen=True):
+    before: Schedule
+    after: Schedule
+    drafts: Sequence[Draft]
+    births: Births
+    now_ms: int
+
+
+def one(db: apsw.Connection, tenant: str, schedule_id: str) -> ScheduleSeen | None:
+    """The schedule of that id; see `Reader.schedule`."""
+    found = query(
+        db,
+        f"SELECT {FACTS_AND_BODY} FROM schedule s WHERE tenant = ? AND id = ?",
+        (tenant, schedule_id),
+    ).fetchone()
+    if found is None:
+        return None
+    schedule = _decode(found[0])
+    return ScheduleSeen(schedule=schedule, body=found[1] or b"", run=_run(db, schedule))
+
+
+def all_of(db: apsw.Connection, tenant: str, *, bytes_max: int) -> list[ScheduleSeen]:
+    """All schedules of a tenant, by id; see `Reader.schedules`."""
+    seen = []
+    rows = query(
+        db,
+        "SELECT s.facts, (SELECT length(bytes) FROM schedule_body b"
+        " WHERE b.tenant = s.tenant AND b.id = s.id)"
+        " FROM schedule s WHERE tenant = ? ORDER BY id",
+        (tenant,),
+    )
+    for facts, size in rows:
+        schedule, body = _decode(facts), b""
+        if size is not None and size <= bytes_max:
+            bytes_max -= size
+            [body] = query(
+                db,
+                "SELECT bytes FROM schedule_body WHERE tenant = ? AND id = ?",
+                (tenant, schedule.id),
+            ).fetchone()
+        seen.append(ScheduleSeen(schedule=schedule, body=body, run=_run(db, schedule)))
+    return seen
+
+
+def due(db: apsw.Connection, *, now_ms: int, count_max: int, bytes_max: int) -> DueSchedules:
+    """The schedules that are due, the longest due first; see `Reader.due_schedules`."""
+    found: list[tuple[Schedule, bytes]] = []
+    rows = query(
+        db,
+        f"SELECT {FACTS_AND_BODY} FROM schedule s WHERE next_ms <= ? ORDER BY next_ms LIMIT ?",
+        (now_ms, count_max),
+    )
+    for facts, body in rows:
+        bytes_max -= len(body or b"")
+        if found and bytes_max < 0:
+            break
+        found.append((_decode(facts), body or b""))
+    following = query(
+        db,
+        "SELECT next_ms FROM schedule WHERE next_ms IS NOT NULL ORDER BY next_ms LIMIT 1 OFFSET ?",
+        (len(found),),
+    ).fetchone()
+    return DueSchedules(due=found, next_ms=None if following is None else following[0])
+
+
+def change(
+    batch: Batch, calls: list[ScheduleChange], *, refusing: str | None
+) -> list[Schedule | Exception | None]:
+    """Change schedules; see `Schedules.change_schedule`.  `refusing`: why none may grow."""
+    return [_change(batch.db, call, refusing) for call in calls]
+
+
+def _change(
+    db: apsw.Connection, call: ScheduleChange, refusing: str | None
+) -> Schedule | Exception | None:
+    place = (call.tenant, call.id)
+    found = query(db, "SELECT facts FROM schedule WHERE tenant = ? AND id = ?", place).fetchone()
+    before = None if found is None else _decode(found[0])
+    try:
+        after = call.change(before)
+    except Exception as fault:  # noqa: BLE001 -- the caller's, and raised to them
+        return fault
+    if after is None:
+        db.execute("DELETE FROM schedule WHERE tenant = ? AND id = ?", place)
+        db.execute("DELETE FROM schedule_body WHERE tenant = ? AND id = ?", place)
+        return None
+    if refusing is not None and (before is None or call.body):
+        return StoreFull(refusing)
+    if before is None and call.count_max <= _count(db, call.tenant, call.count_max):
+        return LimitReached(f"quota maxSchedules exceeded, current limit: {call.count_max}")
+    assert (after.tenant, after.id) == place
+    if after != before:
+        row = (*place, after.next_ms, _encode(after))
+        db.execute("INSERT OR REPLACE INTO schedule VALUES (?, ?, ?, ?)", row)
+    if call.body is not None:
+        db.execute("DELETE FROM schedule_body WHERE tenant = ? AND id = ?", place)
+        if call.body:
+            db.execute("INSERT INTO schedule_body VALUES (?, ?, ?)", (*place, call.body))
+    return after
+
+
+def _count(db: apsw.Connection, tenant: str, count_max: int) -> int:
+    [count] = query(
+        db,
+        "SELECT count(*) FROM (SELECT 1 FROM schedule WHERE tenant = ? LIMIT ?)",
+        (tenant, count_max),
+    ).fetchone()
+    return int(count)
+
+
+def fire(batch: Batch, calls: list[Firing], *, refusing: str | None) -> list[bool | StoreFull]:
+    """Fire schedules; see `Schedules.fire`.  `refusing`: why no message may be added, or None."""
+    adding = Adding(batch, calls[0].births, now_ms=max(call.now_ms for call in calls))
+    results = [_fire(batch.db, adding, call, refusing) for call in calls]
+    adding.write()
+    return results
+
+
+def _fire(
+    db: apsw.Connection, adding: Adding, call: Firing, refusing: str | None
+) -> bool | StoreFull:
+    before, after = call.before, call.after
+    if refusing is not None and call.drafts:
+        return StoreFull(refusing)
+    place = (before.tenant, before.id)
+    found = query(
+        db,
+        "SELECT facts FROM schedule WHERE tenant = ? AND id = ? AND next_ms = ?",
+        (*place, before.next_ms),
+    ).fetchone()
+    if found is None or _decode(found[0]) != before:
+        return False
+    db.execute(
+        "UPDATE schedule SET next_ms = ?, facts = ? WHERE tenant = ? AND id = ?",
+        (after.next_ms, _encode(after), *place),
+    )
+    adding.accept_all(call.drafts, now_ms=call.now_ms)
+    return True
+
+
+def _run(db: apsw.Connection, schedule: Schedule) -> dict[str, Logged]:
+    """The last word of the log on each message of the latest run, for as long as it is kept."""
+    last_words = {}
+    for message_id in schedule.run:
+        found = query(
+            db,
+            "SELECT state FROM event WHERE tenant = ? AND message_id = ?"
+            " ORDER BY time_ms DESC, number DESC LIMIT 1",
+            (schedule.tenant, message_id),
+        ).fetchone()
+        if found is not None:
+            last_words[message_id] = Logged(found[0])
+    return last_words
