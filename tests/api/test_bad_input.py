@@ -85,10 +85,18 @@ HEADERS = {
         "a forwarded name too long": b"Upstash-Forward-" + LONG + b": a",
         "a callback that is no URL": b"Upstash-Callback: example.com",
         "a failure callback in here": b"Upstash-Failure-Callback: http://169.254.169.254/",
-        "a callback with a flow": b"Upstash-Callback-Flow-Control-Key: k",
+        "a callback with a flow": b"Upstash-Callback: https://a.example/\r\n"
+        b"Upstash-Callback-Flow-Control-Key: k",
         "a flow control key": b"Upstash-Flow-Control-Key: k",
-        "a cron": b"Upstash-Cron: * * * * *",
-        "redaction": b"Upstash-Redact-Fields: body",
+        "a cron that is none": b"Upstash-Cron: * * * *",
+        "a schedule's id without a cron": b"Upstash-Schedule-Id: a",
+        "a schedule with a deduplication id": b"Upstash-Cron: @daily\r\n"
+        b"Upstash-Deduplication-Id: a",
+        "a zone that is none": b"Upstash-Cron: CRON_TZ=../../etc/passwd @daily",
+        "redaction of nothing": b"Upstash-Redact-Fields: ,",
+        "redaction of what is not there": b"Upstash-Redact-Fields: body, url",
+        "redaction of a field without a name": b"Upstash-Redact-Fields: header[]",
+        "redaction of a field that is none": b"Upstash-Redact-Fields: header[a b]",
         "NUL in a value": b"Upstash-Label: a\x00b",
         "a control character in a value": b"Upstash-Forward-A: a\x1bb",
         "a blank before the colon": b"Upstash-Label : a",
@@ -113,7 +121,7 @@ QUERIES = {
         "a delay that is none": b"upstash-delay=soon",
         "retries that are none": b"upstash-retries=x",
         "a method that is none": b"upstash-method=%00",
-        "a cron": b"upstash-cron=*+*+*+*+*",
+        "a cron that is none": b"upstash-cron=*+*+*+*+x",
     }.items()
 }
 
@@ -174,7 +182,10 @@ PATHS = {
     "a queue that is not UTF-8": request(b"POST /v2/enqueue/%C3/" + GOOD, body=b"a"),
     "a queue that is a destination": request(b"POST /v2/enqueue/" + GOOD, body=b"a"),
     "the workflow protocol": request(b"POST /v2/trigger/" + GOOD, body=b"a"),
-    "a batch, which comes later": request(b"POST /v2/batch", body=b"[]"),
+    "a batch that is no array": request(b"POST /v2/batch", body=b"{}"),
+    "a batch of nothing": request(b"POST /v2/batch", body=b"[{}]"),
+    "a queue without a name": request(b"POST /v2/queues", body=b"{}"),
+    "a pause of no queue": request(b"POST /v2/queues/nothing/pause"),
 }
 
 METHODS = {
@@ -317,7 +328,7 @@ async def test_what_is_wrong_is_refused_in_json_and_changes_nothing(
 
 
 async def test_a_body_of_exactly_the_limit_is_accepted() -> None:
-    """413 begins one byte above."""
+    """W225: 413 begins one byte above."""
     async with serving(structs.replace(SETTINGS, body_bytes_max=10_000)) as server:
         assert (await server.publish(body=b"a" * 10_000)).status == 200
         assert (await server.publish(body=b"a" * 10_001)).status == 413

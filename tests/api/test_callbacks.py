@@ -239,7 +239,7 @@ async def test_the_sdks_receiver_verifies_a_callback(told: Receiver) -> None:
 
 @pytest.mark.parametrize("prefix", ["Upstash-Callback", "Upstash-Failure-Callback"])
 async def test_a_callback_is_configured(server: Application, told: Receiver, prefix: str) -> None:
-    """W200: and what it is configured with is shown."""
+    """W96, W200: and what it is configured with is shown."""
     server.receiver.answers(500)
     message_id = await server.accepted(
         header={

@@ -47,7 +47,14 @@ async def publish(fault: Exception) -> tuple[int, dict[bytes, bytes], Any]:
     counted: list[tuple[str, int]] = []
     app = create_app(
         publishing=cast("Any", Failing(fault)),
+        messages=nothing,
+        dead_letters=nothing,
         groups=nothing,
+        queues=nothing,
+        keys_of_flow=nothing,
+        schedules=nothing,
+        chatting=nothing,
+        rates=nothing,
         deliveries=nothing,
         reader=nothing,
         access=Access(nothing, fixed=DEV_USERS),

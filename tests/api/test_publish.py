@@ -475,24 +475,6 @@ async def test_what_we_do_not_know_of_upstash_is_ignored_and_not_passed_on(
     assert (await server.message(message_id))["header"] == {}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Upstash-Callback-Flow-Control-Key",
-        "Upstash-Flow-Control-Key",
-        "Upstash-Cron",
-        "Upstash-Redact-Fields",
-    ],
-)
-async def test_what_comes_later_is_refused_by_name(server: Application, name: str) -> None:
-    """D5."""
-    reply = await server.publish(header={name: "http://example.com"})
-
-    assert reply.status == 400
-    assert name in reply.json["error"]
-    assert await server.log() == []
-
-
 async def test_a_published_message_is_on_the_log_and_reaches_its_end(server: Application) -> None:
     """W14, W165: one DELIVERED."""
     message_id = await server.accepted()

@@ -1,9 +1,11 @@
 """Who may do what: the directory in memory."""
 
+import asyncio
+
 import pytest
 
 from waypost.domain.dev_users import DEV_USERS
-from waypost.domain.errors import StoreUnavailable
+from waypost.domain.errors import Invalid, NotFound, StoreUnavailable
 from waypost.domain.signing import SigningKeys
 from waypost.services.access import Access, Caller, Failures, fingerprint
 from waypost.store.protocol import Tenant, Token
@@ -18,6 +20,9 @@ class Directory:
         self.kept: dict[str, Token] = {}
         self.unseen = False
         self.away = False
+        self.keys = SigningKeys("sig_1", "sig_2")
+        self.rotating = asyncio.Event()
+        self.rotating.set()
 
     def add(self, token: str, *, tenant: str = "acme", read_only: bool = False) -> None:
         self.kept[token] = Token(
@@ -39,7 +44,14 @@ class Directory:
         return list(self.kept.values())
 
     async def tenants(self) -> list[Tenant]:
-        return [Tenant(id="acme", created_ms=0, keys=SigningKeys("sig_1", "sig_2"))]
+        return [Tenant(id="acme", created_ms=0, keys=self.keys)]
+
+    async def rotate_keys(self, tenant_id: str, *, new_key: str) -> SigningKeys | None:
+        if tenant_id != "acme":
+            return None
+        await self.rotating.wait()
+        self.keys = SigningKeys(self.keys.next, new_key)
+        return self.keys
 
 
 async def test_nobody_of_the_store_is_known_before_the_first_refresh() -> None:
@@ -139,3 +151,48 @@ def test_no_more_addresses_are_counted_than_there_is_room_for() -> None:
         failures.too_many(str(number), now_ms=0)
 
     assert len(failures._seen) <= 10_000
+
+
+async def test_rotated_keys_are_known_at_once() -> None:
+    """W216: what was next is current, and a fresh one follows it."""
+    access = Access(Directory())
+    await access.refresh()
+
+    rotated = await access.rotate("acme")
+
+    assert rotated.current == "sig_2"
+    assert rotated.next.startswith("sig_")
+    assert len({"sig_1", "sig_2", rotated.next}) == 3
+    assert access.keys("acme") == rotated
+
+
+async def test_a_directory_that_is_being_read_does_not_undo_a_rotation() -> None:
+    directory = Directory()
+    access = Access(directory)
+    directory.rotating.clear()
+    async with asyncio.TaskGroup() as tasks:
+        rotation = tasks.create_task(access.rotate("acme"))
+        tasks.create_task(access.refresh())
+        await asyncio.sleep(0)
+        directory.rotating.set()
+
+    assert access.keys("acme") == rotation.result()
+
+
+async def test_rotations_of_one_moment_follow_each_other() -> None:
+    access = Access(Directory())
+
+    first, second = await asyncio.gather(access.rotate("acme"), access.rotate("acme"))
+
+    assert second.current == first.next
+    assert access.keys("acme") == second
+
+
+async def test_the_keys_of_fixed_people_never_change() -> None:
+    """D30."""
+    access = Access(Directory(), fixed=DEV_USERS)
+
+    with pytest.raises(Invalid, match="never change"):
+        await access.rotate(DEV_USERS[0].name)
+    with pytest.raises(NotFound):
+        await access.rotate("nobody")

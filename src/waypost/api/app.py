@@ -15,27 +15,38 @@ from ipaddress import ip_network
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from waypost.api import problems
 from waypost.api.answer import Answer, json_answer
-from waypost.api.auth import authenticate, check_dev
+from waypost.api.auth import authenticate, check_dev, console_fields
 from waypost.api.exchange import Api, Gone, Limits, Request
 from waypost.api.routes import (
+    batch,
+    chat,
     dead_letters,
+    flow_keys,
     health,
     keys,
-    later,
     logs,
     messages,
     publish,
     queues,
+    schedules,
     url_groups,
 )
 from waypost.clock import Clock
 from waypost.domain.errors import Forbidden, MethodNotAllowed, NotFound, Problem
 from waypost.services.access import Access, Failures
+from waypost.services.chat import Chat
+from waypost.services.dead_letters import DeadLetters
+from waypost.services.flow_keys import FlowKeys
 from waypost.services.health import Health
+from waypost.services.messages import Messages
 from waypost.services.publishing import Publishing
+from waypost.services.queues import Queues
+from waypost.services.rates import Rates
+from waypost.services.schedules import Schedules
 from waypost.services.url_groups import UrlGroups
 from waypost.store.protocol import Deliveries, Reader
 
@@ -60,63 +71,68 @@ class Route(Struct, frozen=True):
     pattern: str
     handler: Handler
     needs: Needs
+    counted: bool = True
+    """Whether it counts as a request where requests a second are limited (W223)."""
 
-
-LATER: Final = (
-    ("POST", "/v2/batch"),
-    ("DELETE", "/v2/messages"),
-    ("DELETE", "/v2/dlq"),
-    ("DELETE", "/v2/dlq/{id}"),
-    ("POST", "/v2/dlq/retry"),
-    ("POST", "/v2/dlq/retry/{id}"),
-    ("GET POST", "/v2/queues"),
-    ("DELETE", "/v2/queues/{name}"),
-    ("POST", "/v2/queues/{name}/pause"),
-    ("POST", "/v2/queues/{name}/resume"),
-    ("GET POST PATCH DELETE", "/v2/schedules/{rest...}"),
-    ("GET", "/v2/flowControl"),
-    ("GET", "/v2/flowControl/{key}"),
-    ("POST", "/v2/flowControl/{key}/{action}"),
-    ("GET", "/v2/globalParallelism"),
-    ("POST", "/v2/keys/rotate"),
-    ("POST", "/v2/rotate"),
-    ("POST", "/llm/v1/chat/completions"),
-)
-"""Documented routes whose issue has not landed: methods and pattern.  They are refused by name
-(D5); whoever lands one takes its row out and declares it in `ROUTES`."""
 
 ROUTES: Final = (
-    Route("POST", "/v2/publish/{destination...}", publish.publish, Needs.WRITE),
-    Route("POST", "/v2/enqueue/{queue}/{destination...}", publish.enqueue, Needs.WRITE),
+    Route("POST", "/v2/publish/{destination...}", publish.publish, Needs.WRITE, counted=False),
+    Route(
+        "POST", "/v2/enqueue/{queue}/{destination...}", publish.enqueue, Needs.WRITE, counted=False
+    ),
+    Route("POST", "/v2/batch", batch.batch, Needs.WRITE, counted=False),
     Route("GET", "/v2/messages/{id}", messages.get, Needs.READ),
     Route("DELETE", "/v2/messages/{id}", messages.cancel, Needs.WRITE),
+    Route("DELETE", "/v2/messages", messages.cancel_many, Needs.WRITE),
     Route("GET", "/v2/events", logs.events, Needs.READ),
     Route("GET", "/v2/logs", logs.logs, Needs.READ),
     Route("GET", "/v2/dlq", dead_letters.page, Needs.READ),
+    Route("DELETE", "/v2/dlq", dead_letters.delete_many, Needs.WRITE),
     Route("GET", "/v2/dlq/{id}", dead_letters.get, Needs.READ),
+    Route("DELETE", "/v2/dlq/{id}", dead_letters.delete, Needs.WRITE),
+    Route("POST", "/v2/dlq/retry", dead_letters.retry_many, Needs.WRITE),
+    Route("POST", "/v2/dlq/retry/{id}", dead_letters.retry, Needs.WRITE),
+    Route("GET", "/v2/queues", queues.page, Needs.READ),
+    Route("POST", "/v2/queues", queues.put, Needs.WRITE),
     Route("GET", "/v2/queues/{name}", queues.get, Needs.READ),
+    Route("DELETE", "/v2/queues/{name}", queues.delete, Needs.WRITE),
+    Route("POST", "/v2/queues/{name}/pause", queues.pause, Needs.WRITE),
+    Route("POST", "/v2/queues/{name}/resume", queues.resume, Needs.WRITE),
     Route("GET", "/v2/topics", url_groups.page, Needs.READ),
     Route("GET", "/v2/topics/{name}", url_groups.get, Needs.READ),
     Route("PATCH", "/v2/topics/{name}", url_groups.set_header, Needs.WRITE),
     Route("DELETE", "/v2/topics/{name}", url_groups.delete, Needs.WRITE),
     Route("POST", "/v2/topics/{name}/endpoints", url_groups.add_endpoints, Needs.WRITE),
     Route("DELETE", "/v2/topics/{name}/endpoints", url_groups.remove_endpoints, Needs.WRITE),
+    Route("GET", "/v2/schedules", schedules.page, Needs.READ),
+    Route("POST", "/v2/schedules/{destination...}", schedules.create, Needs.WRITE),
+    Route("GET", "/v2/schedules/{id}", schedules.get, Needs.READ),
+    Route("DELETE", "/v2/schedules/{id}", schedules.delete, Needs.WRITE),
+    Route("PATCH", "/v2/schedules/{id}/pause", schedules.pause, Needs.WRITE),
+    Route("POST", "/v2/schedules/{id}/pause", schedules.pause, Needs.WRITE),
+    Route("PATCH", "/v2/schedules/{id}/resume", schedules.resume, Needs.WRITE),
+    Route("POST", "/v2/schedules/{id}/resume", schedules.resume, Needs.WRITE),
+    Route("GET", "/v2/flowControl", flow_keys.page, Needs.READ),
+    Route("GET", "/v2/flowControl/{key}", flow_keys.get, Needs.READ),
+    Route("POST", "/v2/flowControl/{key}/pause", flow_keys.pause, Needs.WRITE),
+    Route("POST", "/v2/flowControl/{key}/resume", flow_keys.resume, Needs.WRITE),
+    Route("POST", "/v2/flowControl/{key}/pin", flow_keys.pin, Needs.WRITE),
+    Route("POST", "/v2/flowControl/{key}/unpin", flow_keys.unpin, Needs.WRITE),
+    Route("POST", "/v2/flowControl/{key}/resetRate", flow_keys.reset, Needs.WRITE),
+    Route("POST", "/v2/flowControl/{key}/reset", flow_keys.reset, Needs.WRITE),
+    Route("GET", "/v2/globalParallelism", flow_keys.global_parallelism, Needs.READ),
     Route("GET", "/v2/keys", keys.get, Needs.SECRET),
+    Route("POST", "/v2/keys/rotate", keys.rotate, Needs.SECRET),
+    Route("POST", "/v2/rotate", keys.rotate, Needs.SECRET),
+    Route("POST", "/llm/v1/chat/completions", chat.complete, Needs.WRITE),
     Route("GET", "/healthz", health.alive, Needs.NOTHING),
     Route("GET", "/readyz", health.ready, Needs.NOTHING),
     Route("GET", "/metrics", health.metrics, Needs.NOTHING),
-    *(
-        Route(
-            method,
-            pattern,
-            later.refusing(f"{method} {pattern}"),
-            Needs.READ if method == "GET" else Needs.WRITE,
-        )
-        for methods, pattern in LATER
-        for method in methods.split()
-    ),
 )
 """Every route there is."""
+
+LOOKING: Final = tuple(route for route in ROUTES if route.method == "GET")
+"""What the log port of a development server has (D37)."""
 
 
 class _Node:
@@ -166,6 +182,8 @@ def _find(node: _Node, path: bytes) -> tuple[dict[str, Route], list[bytes]]:
         else:
             return {}, segments
         if node.rest is not None:
+            if node.variable is not None:
+                return _find_beside(node, node.rest, path, segments, end)
             segments.append(b"" if end < 0 else path[end + 1 :])
             return node.rest.routes, segments
         if end < 0:
@@ -173,6 +191,18 @@ def _find(node: _Node, path: bytes) -> tuple[dict[str, Route], list[bytes]]:
         at = end + 1
         if at == len(path):
             return node.routes if slash_may_end else {}, segments
+
+
+def _find_beside(
+    node: _Node, rest: _Node, path: bytes, segments: list[bytes], end: int
+) -> tuple[dict[str, Route], list[bytes]]:
+    """As `_find`, of a place where all that is left may be one text, or may be segments: these
+    go before (`/v2/schedules/{id}/pause`, and `/v2/schedules/{destination...}`)."""
+    left = b"" if end < 0 else path[end + 1 :]
+    routes, below = _find(node, path[end:]) if left else (node.routes, [b""])
+    if below == [left]:
+        return rest.routes | routes, [*segments, left]
+    return (routes, [*segments, *below]) if routes else (rest.routes, [*segments, left])
 
 
 def _without_route(routes: dict[str, Route], method: str) -> Answer:
@@ -190,10 +220,17 @@ def _without_route(routes: dict[str, Route], method: str) -> Answer:
 def create_app(
     *,
     publishing: Publishing,
+    messages: Messages,
+    dead_letters: DeadLetters,
     groups: UrlGroups,
+    queues: Queues,
+    keys_of_flow: FlowKeys,
+    schedules: Schedules,
+    chatting: Chat,
     deliveries: Deliveries,
     reader: Reader,
     access: Access,
+    rates: Rates,
     health: Health,
     metrics: Callable[[], Awaitable[bytes]],
     answered: Callable[[str, int], None],
@@ -201,6 +238,7 @@ def create_app(
     limits: Limits,
     trusted_proxies: Sequence[str] = (),
     dev: bool = False,
+    routes: Sequence[Route] = ROUTES,
 ) -> Application:
     """The HTTP API, for a server to call with each request.
 
@@ -210,10 +248,17 @@ def create_app(
     """
     api = Api(
         publishing=publishing,
+        messages=messages,
+        dead_letters=dead_letters,
         url_groups=groups,
+        queues=queues,
+        flow_keys=keys_of_flow,
+        schedules=schedules,
+        chat=chatting,
         deliveries=deliveries,
         reader=reader,
         access=access,
+        rates=rates,
         health=health,
         metrics=metrics,
         answered=answered,
@@ -223,17 +268,18 @@ def create_app(
         dev=dev,
         failures=Failures(),
     )
-    root = _tree(ROUTES)
+    root = _tree(routes)
 
     async def app(request: Request) -> Answer | None:
         name = "none"
+        allowance = None
         try:
             if dev:
                 check_dev(request)
-            routes, request.segments = _find(root, request.path)
-            route = routes.get(request.method)
+            found, request.segments = _find(root, request.path)
+            route = found.get(request.method)
             if route is None:
-                answer = _without_route(routes, request.method)
+                answer = _without_route(found, request.method)
             else:
                 name = route.pattern
                 if route.needs is not Needs.NOTHING:
@@ -241,6 +287,8 @@ def create_app(
                     if caller.read_only and route.needs is not Needs.READ:
                         raise Forbidden("this token may only read")
                     request.tenant = caller.tenant
+                    if route.counted:
+                        allowance = rates.request(caller.tenant)
                 answer = await route.handler(api, request)
         except Gone:
             return None
@@ -250,6 +298,10 @@ def create_app(
             answer = problems.unexpected(name)
         finally:
             request.release(api)
+        if allowance is not None:
+            answer.header.extend(problems.rate_fields(problems.BURST, *astuple(allowance)))
+        if dev:
+            answer.header.extend(console_fields(request))
         answered(name, answer.status)
         return answer
 

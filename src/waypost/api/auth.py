@@ -63,6 +63,31 @@ def check_dev(request: Request) -> None:
             raise Forbidden("a development server does not answer to web pages")
 
 
+def console_fields(request: Request) -> list[tuple[bytes, bytes]]:
+    """What lets the hosted console's page read the answer of a development server (W232): its
+    local mode runs in a browser, on a public page that asks this machine."""
+    fields = dict(request.header)
+    if fields.get(b"origin") != CONSOLE_ORIGIN:
+        return []
+    allowed = [
+        (b"access-control-allow-origin", CONSOLE_ORIGIN),
+        (b"access-control-expose-headers", b"*"),
+        (b"vary", b"Origin"),
+    ]
+    if request.method == "OPTIONS" and b"access-control-request-method" in fields:
+        allowed += [
+            (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
+            # A `*` would not stand for Authorization.
+            (
+                b"access-control-allow-headers",
+                fields.get(b"access-control-request-headers", b"authorization"),
+            ),
+            (b"access-control-allow-private-network", b"true"),
+            (b"access-control-max-age", b"600"),
+        ]
+    return allowed
+
+
 @lru_cache(maxsize=256)
 def _is_loopback(host: bytes) -> bool:
     text = host.decode("latin-1")

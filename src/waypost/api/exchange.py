@@ -5,7 +5,8 @@ are held at once, and its pace.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -16,8 +17,15 @@ from waypost.api.problems import Busy, TooSlow
 from waypost.clock import Clock
 from waypost.domain.errors import Invalid, TooLarge
 from waypost.services.access import Access, Failures
+from waypost.services.chat import Chat
+from waypost.services.dead_letters import DeadLetters
+from waypost.services.flow_keys import FlowKeys
 from waypost.services.health import Health
+from waypost.services.messages import Messages
 from waypost.services.publishing import Publishing
+from waypost.services.queues import Queues
+from waypost.services.rates import Rates
+from waypost.services.schedules import Schedules
 from waypost.services.url_groups import UrlGroups
 from waypost.store.protocol import Deliveries, Reader
 
@@ -39,6 +47,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How much may come in, and how much goes out in one page (D35)."""
 
     body_bytes_max: int = 10_000_000
+    batch_bytes_max: int = 100_000_000
     receive_bytes_max: int = 256_000_000
     page_bytes_max: int = 8_000_000
 
@@ -50,10 +59,17 @@ class Api(Struct, kw_only=True):
     """
 
     publishing: Publishing
+    messages: Messages
+    dead_letters: DeadLetters
     url_groups: UrlGroups
+    queues: Queues
+    flow_keys: FlowKeys
+    schedules: Schedules
+    chat: Chat
     deliveries: Deliveries
     reader: Reader
     access: Access
+    rates: Rates
     health: Health
     metrics: Callable[[], Awaitable[bytes]]
     answered: Callable[[str, int], None]
@@ -75,6 +91,7 @@ class Request:
     __slots__ = (
         "_arrived",
         "_held_bytes",
+        "_pending",
         "_received",
         "_want_more",
         "caller_ip",
@@ -113,6 +130,7 @@ class Request:
         self._received: bytes | bytearray = b""
         self._held_bytes = 0
         self._arrived: asyncio.Event | None = None
+        self._pending: asyncio.Task[object] | None = None
 
     # What the server says.
 
@@ -139,8 +157,35 @@ class Request:
         self.gone = True
         if self._arrived is not None:
             self._arrived.set()
+        if self._pending is not None:
+            self._pending.cancel()
+
+    @property
+    def ends_with_caller(self) -> bool:
+        """Whether the answer is worth nothing to a caller who stops sending."""
+        return self._pending is not None
 
     # What handlers ask.
+
+    @contextmanager
+    def while_there(self) -> Iterator[None]:
+        """Break off what is awaited within once the caller hangs up; raises Gone then.
+
+        A caller who shuts down his half of the connection has hung up here: what
+        is awaited costs money, and nearly nobody who does so still reads.
+        """
+        if self.gone:
+            raise Gone
+        self._pending = task = asyncio.current_task()
+        assert task is not None
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.gone and not task.uncancel():
+                raise Gone from None
+            raise
+        finally:
+            self._pending = None
 
     def segment(self, number: int) -> str:
         """A segment of the path, percent-decoded once (contract section 0.1)."""
@@ -150,8 +195,9 @@ class Request:
         except UnicodeDecodeError:
             raise Invalid("the path is not UTF-8") from None
 
-    def parameters(self) -> dict[str, list[str]]:
-        """The query: each name with its values, in order, those that are empty left out."""
+    def parameters(self, *, blank: bool = False) -> dict[str, list[str]]:
+        """The query: each name with its values, in order; those that are empty are left out,
+        unless the `blank` ones are asked for too."""
         found: dict[str, list[str]] = {}
         if not self.query:
             return found
@@ -160,7 +206,7 @@ class Request:
             raise Invalid(f"more than {PARAMETERS_MAX} query parameters")
         for part in parts:
             name, _, value = part.replace(b"+", b" ").partition(b"=")
-            if value:
+            if value or (blank and name):
                 try:
                     found.setdefault(unquote_to_bytes(name).decode(), []).append(
                         unquote_to_bytes(value).decode()
@@ -170,19 +216,21 @@ class Request:
         found.pop("qstash_token", None)
         return found
 
-    async def body(self, api: Api) -> bytes:
-        """The whole body.
+    async def body(self, api: Api, *, bytes_max: int | None = None) -> bytes:
+        """The whole body, of at most `bytes_max`, or else of what a message may have.
 
         Raises TooLarge, Busy or TooSlow when a bound is passed, and Gone when
         the caller hangs up before its end.
         """
+        bytes_max = api.limits.body_bytes_max if bytes_max is None else bytes_max
         for name, value in self.header:
-            if name == b"content-length" and int(value) > api.limits.body_bytes_max:
-                raise TooLarge(f"the body is larger than {api.limits.body_bytes_max} bytes")
+            if name == b"content-length" and int(value) > bytes_max:
+                raise TooLarge(f"the body is larger than {bytes_max} bytes")
         if not self.whole:
-            await self._arrival(api)
-        self._hold(api)
-        return bytes(self._received)
+            await self._arrival(api, bytes_max)
+        self._hold(api, bytes_max)
+        self._received = body = bytes(self._received)  # one of them is enough
+        return body
 
     def release(self, api: Api) -> None:
         """Let go of the body, and count it as no longer held."""
@@ -190,15 +238,15 @@ class Request:
         self._held_bytes = 0
         self._received = b""
 
-    def _hold(self, api: Api) -> None:
+    def _hold(self, api: Api, bytes_max: int) -> None:
         api.received_bytes += len(self._received) - self._held_bytes
         self._held_bytes = len(self._received)
-        if self._held_bytes > api.limits.body_bytes_max:
-            raise TooLarge(f"the body is larger than {api.limits.body_bytes_max} bytes")
+        if self._held_bytes > bytes_max:
+            raise TooLarge(f"the body is larger than {bytes_max} bytes")
         if api.received_bytes > api.limits.receive_bytes_max:
             raise Busy("too many bodies are being received, try again")
 
-    async def _arrival(self, api: Api) -> None:
+    async def _arrival(self, api: Api, bytes_max: int) -> None:
         began_s = asyncio.get_running_loop().time()
         self._arrived = asyncio.Event()
         try:
@@ -206,7 +254,7 @@ class Request:
                 while not self.whole:
                     if self.gone:
                         raise Gone
-                    self._hold(api)
+                    self._hold(api, bytes_max)
                     pace_s = BODY_GRACE_S + self._held_bytes / BODY_BYTES_PER_S_MIN
                     deadline.reschedule(began_s + min(BODY_S_MAX, pace_s))
                     self._want_more()

@@ -1,19 +1,79 @@
-"""The home of reading query parameters of lists: what is known, what comes later, what is wrong.
+"""The home of reading what a list is asked for: filters, order, count, and how much of a body.
 
-A parameter that is not known is an error and not ignored: a filter that is
-misspelled would otherwise answer with everything (contract section 10.1).
+| name                                  | of a message                              |
+| ------------------------------------- | ----------------------------------------- |
+| messageIds, messageId                 | its id                                    |
+| topicName queueName label             | its URL group, its queue, its labels      |
+| url host path                         | where it goes; the path exactly           |
+| flowControlKey scheduleId callerIp    | its key, its schedule, its publisher      |
+| fromDate toDate                       | milliseconds, both ends included          |
+| responseStatus dlqIds                 | of dead letters: the last answer, the id  |
+
+In a query a name may come several times, and its values may be separated by
+commas; of the values of a name any will do.  A JSON body names the same, each
+with one value or a list, taken as they are.  Where both say something, the
+values are put together (A17).
+
+A name that is not known is an error and not ignored: a filter that is
+misspelled would otherwise mean everything (contract section 10.1).
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
+import msgspec
+from msgspec import structs
+
+from waypost.api.exchange import Api, Request
+from waypost.api.json_body import read_json
 from waypost.domain.errors import Invalid
+from waypost.domain.filters import Filter
 
-IGNORED = frozenset({"api"})
+IGNORED: Final = frozenset({"api"})
 """Sent by some clients and meant for others (contract sections 10.1 and 11.2)."""
+
+Given = Mapping[str, Sequence[str]]
+
+_FIELDS: Final = {
+    "messageIds": "message_ids",
+    "messageId": "message_ids",
+    "topicName": "groups",
+    "queueName": "queues",
+    "url": "urls",
+    "host": "hosts",
+    "path": "paths",
+    "label": "labels",
+    "flowControlKey": "flow_keys",
+    "scheduleId": "schedules",
+    "callerIp": "caller_ips",
+    "callerIP": "caller_ips",
+    "dlqIds": "dead_letter_ids",
+}
+_STATUS: Final = "responseStatus"
+
+MESSAGE_FILTERS: Final = frozenset({*_FIELDS, "fromDate", "toDate"}) - {"dlqIds"}
+"""What any message has."""
+
+DEAD_LETTER_FILTERS: Final = MESSAGE_FILTERS - {"host", "path"} | {"dlqIds", _STATUS}
+
+VALUES_MAX: Final = 10_000
+"""How many values all fields of a filter may have between them."""
+
+_AT_COMMAS: Final = re.compile(r",")
+_SEPARATORS: Final = {
+    "url": re.compile(r",(?=https?://|api/)", re.IGNORECASE),
+    "path": re.compile(r",(?=/)"),
+}
+"""URLs may have commas of their own."""
+
+_NUMBER_DIGITS_MAX: Final = 15
+
+_decoder: Final = msgspec.json.Decoder(dict[str, Any] | None)
 
 
 def check_names(
-    given: Mapping[str, Sequence[str]], *, known: Collection[str], later: Collection[str]
+    given: Mapping[str, Sequence[str]], *, known: Collection[str], later: Collection[str] = ()
 ) -> None:
     """Raise Invalid for the first parameter that is not `known`, or comes only `later` (D5)."""
     for name in given:
@@ -23,14 +83,78 @@ def check_names(
             raise Invalid(f"there is no query parameter {name}")
 
 
-def all_of(given: Mapping[str, Sequence[str]], name: str) -> list[str]:
+async def fields_of_body(api: Api, request: Request, *, known: Collection[str]) -> Given:
+    """What a JSON body names, as a query does; no body and `null` name nothing (W103).
+
+    Raises Invalid for what is not `known`, and for a name without values: it would
+    mean everything.  Only of `messageIds` the documentation says so.
+    """
+    if not await request.body(api):
+        return {}
+    given: dict[str, list[str]] = {}
+    for name, said in (await read_json(api, request, _decoder) or {}).items():
+        if name not in known and name not in IGNORED:
+            raise Invalid(f"the body: there is no filter {name}")
+        if said is None:
+            continue
+        values = said if isinstance(said, list) else [said]
+        if not all(type(value) in {str, int} for value in values):
+            raise Invalid(f"the body: {name} is neither a text, a number, nor a list of these")
+        if "" in values or not (values or name == "messageIds"):
+            raise Invalid(f"the body: {name} is empty")
+        given[name] = list(map(str, values))
+    return given
+
+
+def filter_of(query: Given, body: Given | None = None) -> Filter:
+    """The filter that a query and a body ask for; what is no filter is passed over.
+
+    Raises Invalid for a value that is none, for too many, and for a name of the query
+    that has none.
+    """
+    body = body or {}
+    texts: dict[str, set[str]] = {}
+    for name, field in _FIELDS.items():
+        values = all_of(query, name)
+        if name in query and not values:
+            raise Invalid(f"{name} is empty")
+        values += body.get(name, ())
+        if values:
+            texts.setdefault(field, set()).update(values)
+    if "hosts" in texts:
+        texts["hosts"] = {host.lower() for host in texts["hosts"]}
+    statuses = {
+        _number(_STATUS, text) for text in (*all_of(query, _STATUS), *body.get(_STATUS, ()))
+    }
+    if sum(map(len, texts.values())) + len(statuses) > VALUES_MAX:
+        raise Invalid(f"the filter has more than {VALUES_MAX} values")
+    return structs.replace(
+        Filter(
+            from_ms=_moment("fromDate", query, body),
+            to_ms=_moment("toDate", query, body),
+            statuses=frozenset(statuses),
+        ),
+        **{field: frozenset(values) for field, values in texts.items()},
+    )
+
+
+def _moment(name: str, query: Given, body: Given) -> int | None:
+    text = one_of({name: [*query.get(name, ()), *body.get(name, ())]}, name)
+    return None if text is None else _number(name, text)
+
+
+def all_of(given: Given, name: str) -> list[str]:
     """Every value of a parameter, whether repeated or separated by commas (W107)."""
+    separator = _SEPARATORS.get(name, _AT_COMMAS)
     return [
-        text for value in given.get(name, ()) for part in value.split(",") if (text := part.strip())
+        text
+        for value in given.get(name, ())
+        for part in separator.split(value)
+        if (text := part.strip())
     ]
 
 
-def one_of(given: Mapping[str, Sequence[str]], name: str) -> str | None:
+def one_of(given: Given, name: str) -> str | None:
     """The value of a parameter that may be given once."""
     values = given.get(name, ())
     if len(values) > 1:
@@ -38,11 +162,35 @@ def one_of(given: Mapping[str, Sequence[str]], name: str) -> str | None:
     return values[0] if values else None
 
 
-def count_of(given: Mapping[str, Sequence[str]], *, most: int) -> int:
+def count_of(given: Given, *, most: int) -> int:
     """How many rows are asked for; `most` where nothing is said."""
     text = one_of(given, "count")
     if text is None:
         return most
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
         raise Invalid(f"count must be a whole number from 1 to {most}")
+    return int(text)
+
+
+def latest_first(given: Given, *, default: bool) -> bool:
+    """Whether the newest are asked for first; `default` where nothing is said."""
+    text = one_of(given, "order")
+    if text is None:
+        return default
+    if text not in {"latestFirst", "earliestFirst"}:
+        raise Invalid("order must be latestFirst or earliestFirst")
+    return text == "latestFirst"
+
+
+def trim_of(given: Given) -> int | None:
+    """How many bytes of a body are asked for; None for all, which is also what -1 says (A34)."""
+    text = one_of(given, "trimBody")
+    if text is None or text == "-1":
+        return None
+    return _number("trimBody", text)
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= _NUMBER_DIGITS_MAX):
+        raise Invalid(f"{name} must be a whole number")
     return int(text)

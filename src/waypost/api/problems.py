@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from waypost.api.answer import Answer, json_answer
-from waypost.domain.errors import Problem
+from waypost.domain.errors import Problem, RateLimited
 
 log = structlog.stdlib.get_logger()
 
@@ -33,9 +33,16 @@ class Busy(Problem):
     code = "busy"
 
 
+class BadGateway(Problem):
+    """What the request was passed on to did not answer, or did not let us in."""
+
+    code = "bad_gateway"
+
+
 STATUS: Final = {
     "invalid": 400,
     "quota_exceeded": 400,
+    "limit_reached": 412,
     "unauthenticated": 401,
     "forbidden": 403,
     "not_found": 404,
@@ -44,21 +51,40 @@ STATUS: Final = {
     "stale_claim": 409,
     "too_large": 413,
     "too_many_failures": 429,
+    "rate_limited": 429,
     "headers_too_large": 431,
+    "bad_gateway": 502,
     "busy": 503,
     "store_unavailable": 503,
     "store_full": 507,
 }
+
+BURST: Final = b"burst-"
+"""Before the names of fields that tell of a second, and not of a day (contract section 0.5)."""
 
 RETRY_AFTER_S: Final = {"too_many_failures": 60, "busy": 1, "store_unavailable": 1}
 
 
 def answer(problem: Problem, *, header: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
     """Tell the caller of a problem."""
+    if isinstance(problem, RateLimited):
+        prefix = b"" if problem.daily else BURST
+        header = [*header, *rate_fields(prefix, problem.limit, 0, problem.reset_s)]
     wait_s = RETRY_AFTER_S.get(problem.code)
     if wait_s is not None:
         header = [*header, (b"retry-after", b"%d" % wait_s)]
     return json_answer({"error": str(problem)}, status=STATUS[problem.code], header=header)
+
+
+def rate_fields(
+    prefix: bytes, limit: int, remaining: int, reset_s: int
+) -> list[tuple[bytes, bytes]]:
+    """What is left of a rate, as header fields."""
+    return [
+        (prefix + b"ratelimit-limit", b"%d" % limit),
+        (prefix + b"ratelimit-remaining", b"%d" % remaining),
+        (prefix + b"ratelimit-reset", b"%d" % reset_s),
+    ]
 
 
 def unexpected(route: str) -> Answer:

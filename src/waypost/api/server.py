@@ -14,6 +14,9 @@ against uvicorn in docs/decisions/0006-the-hot-path.md.
   (Java's client offers HTTP/2 with its first request).
 - A caller who shuts down his half of the connection gets his answers.
 - Requests that are pipelined are answered one by one, in order.
+- An answer whose body is still to come is written in chunks as it comes, no
+  faster than it is read, and broken off where the body is; its caller's going
+  away ends it at its source.
 
 The parser itself refuses Content-Length beside Transfer-Encoding, two
 Content-Lengths, bare line feeds, folded lines, blanks before a colon, control
@@ -30,11 +33,12 @@ from typing import Final, cast
 import httptools
 
 from waypost.api import problems
-from waypost.api.answer import Answer
+from waypost.api.answer import Answer, Rest
 from waypost.api.app import Application
-from waypost.api.exchange import Request
+from waypost.api.exchange import Gone, Request
 from waypost.api.problems import Busy
 from waypost.domain.errors import HeadersTooLarge, Invalid, Problem
+from waypost.wire.protocol import BrokenOff
 
 FIELDS_MAX: Final = 200
 HEAD_S_MAX: Final = 10
@@ -57,16 +61,22 @@ STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 
+BODILESS: Final = frozenset((204, 304))
+"""What has no body, whatever its head says."""
+
 
 class _Exchange:
     """A request that was begun, and how its connection is to go on after it."""
 
-    __slots__ = ("answered", "expects_continue", "keep_alive", "request")
+    __slots__ = ("answered", "expects_continue", "keep_alive", "request", "takes_chunks")
 
-    def __init__(self, request: Request, *, keep_alive: bool, expects_continue: bool) -> None:
+    def __init__(
+        self, request: Request, *, keep_alive: bool, expects_continue: bool, takes_chunks: bool
+    ) -> None:
         self.request = request
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
+        self.takes_chunks = takes_chunks
         self.answered = False
 
 
@@ -85,6 +95,7 @@ class _Protocol(asyncio.Protocol):
         self._pipeline: deque[_Exchange] = deque()
         self._reading = True
         self._writable = True
+        self._room: asyncio.Future[None] | None = None
         self._unsent: list[bytes] = []
         self._in_head = False
         self._in_body = False
@@ -131,6 +142,10 @@ class _Protocol(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None or exchange.answered or not exchange.request.whole:
             return False
+        if exchange.request.ends_with_caller:
+            exchange.request.lose()
+            self.deadline_s = self._loop.time() + CLOSE_S_MAX
+            return False
         self._deaf = True
         if self._pipeline and not self._pipeline[-1].request.whole:
             self._pipeline.pop().request.lose()
@@ -146,6 +161,8 @@ class _Protocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable = True
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
         if self._exchange is not None and self._exchange.answered and not self._hung_up:
             self._go_on()
 
@@ -259,6 +276,7 @@ class _Protocol(asyncio.Protocol):
             request,
             keep_alive=version == "1.1" and parser.should_keep_alive(),
             expects_continue=self._expects_continue and version == "1.1",
+            takes_chunks=version == "1.1",
         )
         if self._exchange is None or self._exchange.answered:
             self._begin(exchange)
@@ -302,12 +320,15 @@ class _Protocol(asyncio.Protocol):
         self._resume_reading()
 
     async def _answer(self, exchange: _Exchange) -> None:
-        """Let the application answer, and write the answer whole and at once."""
+        """Let the application answer, and write the answer whole and at once, if it is there."""
         request = exchange.request
         if self._server.draining:
             answer: Answer | None = problems.answer(Busy("shutting down, try another server"))
         else:
             answer = await self._server.app(request)
+        if answer is not None and answer.rest is not None:
+            await self._pass_on(exchange, answer, answer.rest)
+            return
         exchange.answered = True
         if answer is None or request.gone or self.transport.is_closing():
             return
@@ -316,14 +337,63 @@ class _Protocol(asyncio.Protocol):
         self._write(answer, close=not exchange.keep_alive, head_only=request.method == "HEAD")
         self._go_on()
 
-    def _write(self, answer: Answer, *, close: bool, head_only: bool = False) -> None:
-        lines = [STATUS_LINES[answer.status]]
+    def _write(
+        self, answer: Answer, *, close: bool, chunked: bool = False, head_only: bool = False
+    ) -> None:
+        lines = [STATUS_LINES.get(answer.status) or b"HTTP/1.1 %d \r\n" % answer.status]
         for name, value in answer.header:
             lines += (name, b": ", value, b"\r\n")
+        if chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"connection: close\r\n\r\n" if close else b"\r\n")
         if not head_only:
             lines.append(answer.body)
         self._send(b"".join(lines))
+
+    async def _pass_on(self, exchange: _Exchange, answer: Answer, rest: Rest) -> None:
+        """Write an answer whose body is still to come, and let go of it.
+
+        Without a length and without chunks (HTTP/1.0) its end is the connection's.
+        """
+        request = exchange.request
+        whole = False
+        try:
+            with request.while_there():
+                bare = request.method == "HEAD" or answer.status in BODILESS
+                measured = bare or any(name == b"content-length" for name, _ in answer.header)
+                chunked = exchange.takes_chunks and not measured
+                if self._server.draining or not request.whole or not (chunked or measured):
+                    exchange.keep_alive = False
+                self._write(answer, close=not exchange.keep_alive, chunked=chunked, head_only=bare)
+                self._flush()
+                if not bare:
+                    async for piece in rest.pieces():
+                        self._send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                        self._flush()
+                        await self._readable_again()
+                    if chunked:
+                        self._send(b"0\r\n\r\n")
+                whole = True
+        except (Gone, BrokenOff):
+            pass
+        finally:
+            exchange.answered = True
+            rest.close()
+        if self.transport.is_closing():
+            return
+        if whole:
+            self._go_on()
+        else:
+            self._hang_up(linger=False)
+
+    async def _readable_again(self) -> None:
+        """Wait until the caller has read what was written, but for a rest."""
+        if not self._writable:
+            self._room = self._loop.create_future()
+            await self._room
+            self.deadline_s = NEVER
+            if not self._pipeline:
+                self._resume_reading()  # or his going away would not be seen
 
     def _send(self, data: bytes) -> None:
         """Write after all that is ready now has run.

@@ -43,7 +43,7 @@ class Supervisor:
     ) -> None:
         self._door = door
         self._dispatcher = dispatcher
-        self._others = others
+        self.loops = (dispatcher.loop, *others)
         self._places = places
         self._drain_ms = drain_ms
         self.ended = asyncio.Event()
@@ -52,7 +52,7 @@ class Supervisor:
         self._tasks: dict[Loop, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
-        for loop in (self._dispatcher.loop, *self._others):
+        for loop in self.loops:
             task = asyncio.create_task(loop.run(), name=f"{loop.name} loop")
             task.add_done_callback(self._loop_ended)
             self._tasks[loop] = task

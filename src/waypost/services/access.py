@@ -9,7 +9,9 @@ minute, more wrong ones from that address are told to wait.  A right token from
 the same address is not affected, for it is looked up first.
 """
 
+import asyncio
 import hmac
+import secrets
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final, Protocol
@@ -17,6 +19,8 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from waypost.domain.dev_users import DevUser
+from waypost.domain.errors import Invalid, NotFound
+from waypost.domain.ids import TOKEN_ENTROPY_BYTES, signing_key
 from waypost.domain.signing import SigningKeys
 from waypost.store.protocol import Tenant, Token
 
@@ -47,6 +51,8 @@ class Directory(Protocol):
 
     async def tenants(self) -> list[Tenant]: ...
 
+    async def rotate_keys(self, tenant_id: str, *, new_key: str) -> SigningKeys | None: ...
+
 
 class Access:
     """The directory.  It knows nobody but the `fixed` people before the first `refresh`.
@@ -71,6 +77,7 @@ class Access:
         self._callers = self._fixed_callers
         self._keys = self._fixed_keys
         self._stale = True
+        self._alone = asyncio.Lock()
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is; None: nobody's."""
@@ -83,11 +90,31 @@ class Access:
     def keys(self, tenant: str) -> SigningKeys | None:
         return self._keys.get(tenant)
 
+    async def rotate(self, tenant: str) -> SigningKeys:
+        """Sign with the tenant's next key from now on, and make a new next one.
+
+        Both are on disk when this returns.  Raises NotFound, and Invalid for people whose
+        keys are fixed: SDKs know a development server by them (D30).
+        """
+        if tenant in self._fixed_keys:
+            raise Invalid("the signing keys of a development user never change")
+        async with self._alone:
+            new_key = signing_key(secrets.token_bytes(TOKEN_ENTROPY_BYTES))
+            keys = await self._store.rotate_keys(tenant, new_key=new_key)
+            if keys is None:
+                raise NotFound("this tenant has no signing keys")
+            self._keys = {**self._keys, tenant: keys}
+            return keys
+
     async def refresh(self) -> bool:
         """Read the directory again where the store has changed; whether it was read.
 
         A change that could not be read because the store went away is not forgotten.
         """
+        async with self._alone:  # what was read before a rotation must not undo it
+            return await self._refresh()
+
+    async def _refresh(self) -> bool:
         self._stale = await self._store.changed() or self._stale
         if not self._stale:
             return False

@@ -1,6 +1,9 @@
 """The home of publishing: from a request's raw bytes to messages on disk."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Final
 
 from msgspec import Struct, structs
 
@@ -9,20 +12,25 @@ from waypost.domain import options
 from waypost.domain.apis import check_api, destination_of
 from waypost.domain.deduplication import WINDOW_MS, dedup_key, group_dedup_keys
 from waypost.domain.destination import (
+    ToApi,
     ToGroup,
     ToUrl,
     origin_of,
     read_destination,
     unknown_group,
 )
-from waypost.domain.errors import Invalid
+from waypost.domain.errors import Invalid, NotFound, QuotaExceeded
 from waypost.domain.hops import hops_of
 from waypost.domain.ids import message_id
 from waypost.domain.message import Message
-from waypost.domain.options import Limits, Options
-from waypost.domain.url_groups import with_defaults
+from waypost.domain.options import AsksForSchedule, Limits, Options
+from waypost.domain.url_groups import UrlGroup, with_defaults
+from waypost.services.rates import Rates
 from waypost.store.protocol import Accepted, Births, Deliveries, Draft, Reader
 from waypost.telemetry import Telemetry
+
+TURN_ITEMS: Final = 64
+"""Items of a batch that are read before others have their turn."""
 
 
 class Incoming(Struct, frozen=True, kw_only=True):
@@ -61,6 +69,7 @@ class Publishing:
         refusal_of_host: Callable[[str, int, str], str | None],
         entropy: Callable[[int], int],
         llm_known: bool = False,
+        rates: Rates | None = None,
     ) -> None:
         self._deliveries = deliveries
         self._reader = reader
@@ -71,21 +80,129 @@ class Publishing:
         self._refusal_of_host = refusal_of_host
         self._entropy = entropy
         self._llm_known = llm_known
+        self._rates = rates or Rates(clock)
 
     async def publish(self, tenant: str, incoming: Incoming) -> Receipt | list[Receipt]:
         """Accept a message, or for a URL group one for each of its endpoints, in their order.
 
         All of it is on disk when this returns.
-        Raises Invalid, QuotaExceeded, NotFound, StoreFull, StoreUnavailable; then
-        nothing was accepted.
+        Raises Invalid, QuotaExceeded, LimitReached, RateLimited, NotFound, StoreFull,
+        StoreUnavailable; then nothing was accepted.
         """
         now_ms = self._clock.now_ms()
         destination, parameters = read_destination(incoming.destination, incoming.query)
         if isinstance(destination, ToGroup):
-            drafts = await self._fan_out(tenant, destination.name, parameters, incoming, now_ms)
-            accepted = await self._deliveries.add(drafts, births=self._births, now_ms=now_ms)
-            return [self._receipt(draft, one) for draft, one in zip(drafts, accepted, strict=True)]
+            drafts = await self._to_group(tenant, destination, parameters, incoming, now_ms)
+            return await self._accept(tenant, drafts, now_ms)
+        # The hot path: without `drafts` and `_accept`, which would make it 1 us longer.
         asked = options.parse(incoming.header, parameters, limits=self._limits, now_ms=now_ms)
+        draft = self.draft(tenant, destination, asked, incoming, now_ms=now_ms)
+        self._rates.messages(tenant, 1)
+        [one] = await self._deliveries.add(
+            [draft],
+            births=self._births,
+            queue_count_max=self._limits.queue_count_max,
+            now_ms=now_ms,
+        )
+        return self._receipt(draft, one)
+
+    async def publish_all(
+        self, tenant: str, batch: Sequence[Incoming]
+    ) -> list[Receipt | list[Receipt]]:
+        """Accept all of a batch, or nothing of it: for each of its items, in their order, what
+        `publish` answers.
+
+        Raises what `publish` raises; where an item is at fault, the text begins with its
+        place, `[2]: `.  Also QuotaExceeded where it would be too many messages.
+        """
+        now_ms = self._clock.now_ms()
+        drafted = []
+        count = 0
+        for at, incoming in enumerate(batch):
+            try:
+                asked = await self._drafts_of_item(tenant, incoming, now_ms)
+            except (Invalid, QuotaExceeded, NotFound) as fault:
+                raise Invalid(f"[{at}]: {fault}") from None
+            drafted.append(asked)
+            count += 1 if isinstance(asked, Draft) else len(asked)
+            if count > self._limits.batch_count_max:
+                raise QuotaExceeded(
+                    f"[{at}]: quota maxBatchMessages exceeded, "
+                    f"current limit: {self._limits.batch_count_max}"
+                )
+            if at % TURN_ITEMS == TURN_ITEMS - 1:
+                await asyncio.sleep(0)
+        drafts = [draft for one in drafted for draft in ([one] if isinstance(one, Draft) else one)]
+        receipts = iter(await self._accept(tenant, drafts, now_ms))
+        return [
+            next(receipts) if isinstance(one, Draft) else list(islice(receipts, len(one)))
+            for one in drafted
+        ]
+
+    async def _drafts_of_item(
+        self, tenant: str, incoming: Incoming, now_ms: int
+    ) -> Draft | list[Draft]:
+        """The drafts of an item of a batch, which cannot be a schedule: what a batch answers
+        are messages, and they are accepted together."""
+        try:
+            return await self.drafts(tenant, incoming, now_ms=now_ms)
+        except AsksForSchedule:
+            fault = "Upstash-Cron: a batch has no schedules, create it by itself"
+            raise Invalid(fault) from None
+
+    async def drafts(self, tenant: str, incoming: Incoming, *, now_ms: int) -> Draft | list[Draft]:
+        """What a request asks to have accepted: one message, or for a URL group one for each
+        of its endpoints as they are now, in their order.
+
+        Raises Invalid, QuotaExceeded, NotFound, StoreUnavailable.
+        """
+        destination, parameters = read_destination(incoming.destination, incoming.query)
+        if isinstance(destination, ToGroup):
+            return await self._to_group(tenant, destination, parameters, incoming, now_ms)
+        asked = options.parse(incoming.header, parameters, limits=self._limits, now_ms=now_ms)
+        return self.draft(tenant, destination, asked, incoming, now_ms=now_ms)
+
+    async def _to_group(
+        self,
+        tenant: str,
+        destination: ToGroup,
+        parameters: Mapping[str, str],
+        incoming: Incoming,
+        now_ms: int,
+    ) -> list[Draft]:
+        group = await self.group(tenant, destination.name)
+        asked = self.asked_of_group(group, incoming.header, parameters, now_ms=now_ms)
+        return self.fan_out(tenant, group, asked, incoming, now_ms=now_ms)
+
+    async def group(self, tenant: str, name_or_id: str) -> UrlGroup:
+        """The URL group as it is now.  Raises NotFound or Invalid; see `unknown_group`."""
+        group = await self._reader.url_group(tenant, name_or_id)
+        if group is None:
+            raise unknown_group(name_or_id)
+        return group
+
+    def asked_of_group(
+        self,
+        group: UrlGroup,
+        fields: Sequence[tuple[bytes, bytes]],
+        parameters: Mapping[str, str],
+        *,
+        now_ms: int,
+    ) -> Options:
+        """What is asked for, with what the group says where the request does not (W143)."""
+        fields = with_defaults(fields, parameters, group.header)
+        return options.parse(fields, parameters, limits=self._limits, now_ms=now_ms)
+
+    def draft(
+        self,
+        tenant: str,
+        destination: ToUrl | ToApi,
+        asked: Options,
+        incoming: Incoming,
+        *,
+        now_ms: int,
+    ) -> Draft:
+        """The message that `asked` makes of a request, for one destination."""
         if isinstance(destination, ToUrl):
             url, api = destination.url, None
         else:
@@ -99,9 +216,17 @@ class Publishing:
             header=asked.header,
             body=incoming.body,
         )
-        draft = self._draft(tenant, url, asked, incoming, now_ms, key=key, api=api)
-        [one] = await self._deliveries.add([draft], births=self._births, now_ms=now_ms)
-        return self._receipt(draft, one)
+        return self._draft(tenant, url, asked, incoming, now_ms, key=key, api=api)
+
+    async def _accept(self, tenant: str, drafts: list[Draft], now_ms: int) -> list[Receipt]:
+        self._rates.messages(tenant, len(drafts))
+        accepted = await self._deliveries.add(
+            drafts,
+            births=self._births,
+            queue_count_max=self._limits.queue_count_max,
+            now_ms=now_ms,
+        )
+        return [self._receipt(draft, one) for draft, one in zip(drafts, accepted, strict=True)]
 
     def _receipt(self, draft: Draft, accepted: Accepted) -> Receipt:
         """Count a message that was answered for."""
@@ -115,20 +240,10 @@ class Publishing:
             deduplicated=accepted.deduplicated,
         )
 
-    async def _fan_out(
-        self,
-        tenant: str,
-        name_or_id: str,
-        parameters: Mapping[str, str],
-        incoming: Incoming,
-        now_ms: int,
+    def fan_out(
+        self, tenant: str, group: UrlGroup, asked: Options, incoming: Incoming, *, now_ms: int
     ) -> list[Draft]:
-        """A draft for each endpoint of a group as it is now; they have one body between them."""
-        group = await self._reader.url_group(tenant, name_or_id)
-        if group is None:
-            raise unknown_group(name_or_id)
-        fields = with_defaults(incoming.header, parameters, group.header)
-        asked = options.parse(fields, parameters, limits=self._limits, now_ms=now_ms)
+        """A draft for each endpoint of a group; they have one body between them."""
         keys = group_dedup_keys(
             deduplication_id=asked.deduplication_id,
             content_based=asked.content_based_deduplication,
@@ -194,7 +309,14 @@ class Publishing:
             caller_ip=incoming.caller_ip,
             hops=_hops(incoming),
         )
-        if group or api or asked.callback or asked.failure_callback:
+        if (
+            group
+            or api
+            or asked.flow
+            or asked.callback
+            or asked.failure_callback
+            or asked.redaction
+        ):
             # Apart from the others: CPython puts more than 15 keywords of a call into a
             # dict, which would take each message 1 us.
             message = structs.replace(
@@ -204,6 +326,8 @@ class Publishing:
                 api=api,
                 callback=asked.callback,
                 failure_callback=asked.failure_callback,
+                redaction=asked.redaction,
+                flow=asked.flow,
             )
         return Draft(
             message=message,

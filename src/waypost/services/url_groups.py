@@ -16,6 +16,9 @@ from waypost.services.publishing import check_callbacks
 from waypost.store.protocol import Reader
 from waypost.store.protocol import UrlGroups as Store
 
+TOLD_MAX = 1_000
+"""Endpoints that one call may tell of."""
+
 
 class Named(Struct, frozen=True):
     """An endpoint as it is told, by its URL, by its name, or by both."""
@@ -72,7 +75,9 @@ class UrlGroups:
                 except Invalid as fault:
                     raise Invalid(f"topic: {fault}") from None
                 group = UrlGroup(id=id_if_new, name=name, created_ms=now_ms, updated_ms=now_ms)
-            return domain.with_endpoints(group, endpoints, now_ms=now_ms)
+            return domain.with_endpoints(
+                group, endpoints, count_max=self._limits.endpoint_count_max, now_ms=now_ms
+            )
 
         return await self._store.change_url_group(tenant, name_or_id, change)
 
@@ -138,4 +143,6 @@ def _there(group: UrlGroup | None, name_or_id: str) -> UrlGroup:
 def _some(told: Sequence[Named]) -> Sequence[Named]:
     if not told:
         raise Invalid("endpoints: there must be at least one")
+    if len(told) > TOLD_MAX:
+        raise Invalid(f"endpoints: more than {TOLD_MAX} at once")
     return told

@@ -10,3 +10,8 @@ async def get(api: Api, request: Request) -> Answer:
     if keys is None:
         raise NotFound("this tenant has no signing keys")
     return json_answer({"current": keys.current, "next": keys.next})
+
+
+async def rotate(api: Api, request: Request) -> Answer:
+    keys = await api.access.rotate(request.tenant)
+    return json_answer({"current": keys.current, "next": keys.next})

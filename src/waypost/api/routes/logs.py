@@ -1,30 +1,40 @@
 """The home of the log over HTTP: `/v2/events`, and `/v2/logs`, which says the same in three ways.
 
 The SDKs read `events`; the documentation says `logs`; the hosted service's
-own tools read `messages`, the entries gathered by message (A4).
+own tools read `messages`, the entries gathered by message (A4).  With
+`groupBy=messageId` both answer `messages` alone, and count them.
 """
 
+from itertools import groupby
 from typing import Final
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from waypost.api.answer import Answer, encode, json_answer
 from waypost.api.encoding import log_entry_json, log_group_json
 from waypost.api.exchange import Api, Request
-from waypost.api.filters import all_of, check_names, count_of, one_of
+from waypost.api.filters import (
+    MESSAGE_FILTERS,
+    Given,
+    all_of,
+    check_names,
+    count_of,
+    filter_of,
+    latest_first,
+    one_of,
+    trim_of,
+)
 from waypost.domain.errors import Invalid
+from waypost.domain.filters import Filter
 from waypost.domain.message import IN_PROGRESS, Logged
-from waypost.store.protocol import LogEntry, LogFilter, LogPage
+from waypost.store.protocol import LogEntry, LogFilter, LogPage, LogView
 
 COUNT_MAX: Final = 1_000
+MESSAGE_COUNT_MAX: Final = 10
+"""How many messages a page has, where they are counted."""
 
-KNOWN: Final = frozenset({"cursor", "count", "messageId", "messageIds", "state"})
-LATER: Final = frozenset(
-    {
-        "callerIp", "callerIP", "flowControlKey", "fromDate", "groupBy", "host", "label", "order",
-        "path", "queueName", "scheduleId", "toDate", "topicName", "trimBody", "url",
-    }
-)  # fmt: skip
+KNOWN: Final = MESSAGE_FILTERS | {"cursor", "count", "groupBy", "order", "state", "trimBody"}
 
 STATES: Final = {state.value: (state,) for state in Logged} | {
     "CANCELLED": (Logged.CANCELED,),
@@ -33,51 +43,92 @@ STATES: Final = {state.value: (state,) for state in Logged} | {
 
 
 async def events(api: Api, request: Request) -> Answer:
-    page = await _page(api, request, bytes_max=api.limits.page_bytes_max)
-    answer: dict[str, object] = {"events": [log_entry_json(entry) for entry in page.entries]}
-    if page.cursor is not None:
-        answer["cursor"] = page.cursor
-    return json_answer(answer)
+    given = _given(request)
+    if _by_message(given):
+        return await _messages(api, request, given)
+    page = await _page(api, request, given, bytes_max=api.limits.page_bytes_max)
+    trim_bytes = trim_of(given)
+    entries = [log_entry_json(entry, trim_bytes) for entry in page.entries]
+    return _answer(page, {"events": entries})
 
 
 async def logs(api: Api, request: Request) -> Answer:
+    given = _given(request)
+    if _by_message(given):
+        return await _messages(api, request, given)
     # Every entry is written three times, so a third of the bytes fills the page.
-    page = await _page(api, request, bytes_max=api.limits.page_bytes_max // 3)
-    entries = Raw(encode([log_entry_json(entry) for entry in page.entries]))
+    page = await _page(api, request, given, bytes_max=api.limits.page_bytes_max // 3)
+    trim_bytes = trim_of(given)
+    entries = Raw(encode([log_entry_json(entry, trim_bytes) for entry in page.entries]))
     gathered: dict[str, list[LogEntry]] = {}
     for entry in page.entries:
         gathered.setdefault(entry.message.id, []).append(entry)
-    answer: dict[str, object] = {
-        "events": entries,
-        "logs": entries,
-        "messages": [log_group_json(group) for group in gathered.values()],
-    }
+    messages = [log_group_json(group, trim_bytes) for group in gathered.values()]
+    return _answer(page, {"events": entries, "logs": entries, "messages": messages})
+
+
+async def _messages(api: Api, request: Request, given: Given) -> Answer:
+    page = await _page(api, request, given, bytes_max=api.limits.page_bytes_max)
+    trim_bytes = trim_of(given)
+    messages = [
+        log_group_json(list(group), trim_bytes)
+        for _, group in groupby(page.entries, key=lambda entry: entry.message.id)
+    ]
+    return _answer(page, {"messages": messages})
+
+
+def _answer(page: LogPage, answer: dict[str, object]) -> Answer:
     if page.cursor is not None:
         answer["cursor"] = page.cursor
     return json_answer(answer)
 
 
-async def _page(api: Api, request: Request, *, bytes_max: int) -> LogPage:
+def _given(request: Request) -> Given:
     given = request.parameters()
-    check_names(given, known=KNOWN, later=LATER)
-    count_max = count_of(given, most=COUNT_MAX)
-    states = [state for text in all_of(given, "state") for state in _states(text)]
-    message_ids = all_of(given, "messageIds")
-    message_id = one_of(given, "messageId")
-    if message_id is not None:
-        if message_ids and message_id not in message_ids:
-            return LogPage([], None)
-        message_ids = [message_id]
+    check_names(given, known=KNOWN)
+    return given
+
+
+async def _page(api: Api, request: Request, given: Given, *, bytes_max: int) -> LogPage:
+    by_message = _by_message(given)
+    view = LogView(
+        latest_first=latest_first(given, default=True),
+        by_message=by_message,
+        bodies=trim_of(given) != 0,
+    )
+    count_max = count_of(given, most=MESSAGE_COUNT_MAX if by_message else COUNT_MAX)
+    of, states = _filter(given), [state for text in all_of(given, "state") for state in _of(text)]
+    if of is None:
+        return LogPage([], None)
     return await api.reader.log(
         request.tenant,
-        where=LogFilter(message_ids=message_ids, states=states),
+        where=LogFilter(of=of, states=states),
+        view=view,
         cursor=one_of(given, "cursor"),
         count_max=count_max,
         bytes_max=bytes_max,
     )
 
 
-def _states(text: str) -> tuple[Logged, ...]:
+def _filter(given: Given) -> Filter | None:
+    """Which messages are meant; None: `messageId` and `messageIds` have none in common."""
+    of = filter_of({name: values for name, values in given.items() if name != "messageId"})
+    message_id = one_of(given, "messageId")
+    if message_id is None:
+        return of
+    if of.message_ids and message_id not in of.message_ids:
+        return None
+    return replace(of, message_ids=frozenset({message_id}))
+
+
+def _by_message(given: Given) -> bool:
+    text = one_of(given, "groupBy")
+    if text not in {None, "messageId"}:
+        raise Invalid("groupBy must be messageId")
+    return text is not None
+
+
+def _of(text: str) -> tuple[Logged, ...]:
     states = STATES.get(text.upper())
     if states is None:
         raise Invalid(f"there is no state {text}; states are {', '.join(STATES)}")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from waypost.api.answer import JSON, Answer, json_answer
 from waypost.api.encoding import receipt_json
 from waypost.api.exchange import Api, Request
+from waypost.api.routes import schedules
+from waypost.domain.options import AsksForSchedule
 from waypost.services.publishing import Incoming, Receipt
 
 
@@ -21,17 +23,18 @@ async def enqueue(api: Api, request: Request) -> Answer:
 
 async def _accept(api: Api, request: Request, *, destination: bytes, queue: str | None) -> Answer:
     body = await request.body(api)
-    receipt = await api.publishing.publish(
-        request.tenant,
-        Incoming(
-            destination=destination,
-            query=request.query,
-            header=request.header,
-            body=body,
-            caller_ip=request.caller_ip,
-            queue=queue,
-        ),
+    incoming = Incoming(
+        destination=destination,
+        query=request.query,
+        header=request.header,
+        body=body,
+        caller_ip=request.caller_ip,
+        queue=queue,
     )
+    try:
+        receipt = await api.publishing.publish(request.tenant, incoming)
+    except AsksForSchedule:
+        return await schedules.created(api, request, incoming)
     if isinstance(receipt, list):
         return _fanned_out(receipt)
     if receipt.deduplicated:

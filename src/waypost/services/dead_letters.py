@@ -1,0 +1,242 @@
+"""The home of what can be asked of dead letters: to see, to delete and to retry them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from waypost.clock import Clock
+from waypost.domain.destination import origin_of
+from waypost.domain.errors import NotFound
+from waypost.domain.filters import Filter
+from waypost.domain.hops import hops_of
+from waypost.domain.ids import MESSAGE_ENTROPY_BITS, message_id
+from waypost.domain.message import Message
+from waypost.domain.options import Limits
+from waypost.domain.overrides import anew, read_overrides
+from waypost.services.publishing import check_callbacks
+from waypost.services.rates import Rates
+from waypost.store.protocol import DeadLetter, DeadLetterPage, Draft, Reader
+from waypost.store.protocol import DeadLetters as Store
+from waypost.telemetry import Telemetry
+
+CHUNK: Final = 25
+"""Dead letters that are changed in one transaction, some 40 us each: a publish that waits for it
+meanwhile waits for a millisecond."""
+
+LOOK: Final = 500
+"""Dead letters that are found before they are changed, chunk by chunk."""
+
+Header = Sequence[tuple[bytes, bytes]]
+
+
+class Deleted(Struct, frozen=True):
+    """How many went; `cursor` is where there are more, None where there are not."""
+
+    count: int
+    cursor: str | None
+
+
+class Retried(Struct, frozen=True):
+    """The ids of the new messages; `cursor` is where there are more, None where there are not."""
+
+    message_ids: list[str]
+    cursor: str | None
+
+
+class DeadLetters:
+    """Shows, deletes and retries.  `refusal_of_host` is that of `Publishing`."""
+
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        limits: Limits,
+        rates: Rates,
+        refusal_of_host: Callable[[str, int, str], str | None],
+        entropy: Callable[[int], int],
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._clock = clock
+        self._telemetry = telemetry
+        self._limits = limits
+        self._rates = rates
+        self._refusal_of_host = refusal_of_host
+        self._entropy = entropy
+
+    async def page(
+        self,
+        tenant: str,
+        where: Filter,
+        *,
+        latest_first: bool,
+        cursor: str | None,
+        count_max: int,
+        bytes_max: int,
+    ) -> DeadLetterPage:
+        """A page that is full, in count or in bytes, or the last one, which has no cursor.
+
+        Raises Invalid for a cursor that is not one of ours.
+        """
+        letters: list[DeadLetter] = []
+        while True:
+            page = await self._reader.dead_letters(
+                tenant,
+                where=where,
+                latest_first=latest_first,
+                cursor=cursor,
+                count_max=count_max - len(letters),
+                bytes_max=bytes_max,
+            )
+            letters += page.dead_letters
+            cursor = page.cursor
+            if cursor is None:
+                return DeadLetterPage(letters, None)
+            bytes_max -= sum(
+                len(letter.body) + len(letter.response_body) for letter in page.dead_letters
+            )
+            if len(letters) == count_max or (letters and bytes_max <= 0):
+                more = await self._more(tenant, where, cursor, latest_first=latest_first)
+                return DeadLetterPage(letters, more)
+
+    async def get(self, tenant: str, letter_id: str) -> DeadLetter:
+        """Raises NotFound."""
+        letter = await self._reader.dead_letter(tenant, letter_id)
+        if letter is None:
+            raise _unknown(letter_id)
+        return letter
+
+    async def delete(self, tenant: str, letter_id: str) -> None:
+        """Raises NotFound where there is none, or none any more."""
+        if not await self._store.delete_dead_letters(tenant, [letter_id]):
+            raise _unknown(letter_id)
+
+    async def delete_many(
+        self, tenant: str, where: Filter, *, cursor: str | None, count_max: int | None
+    ) -> Deleted:
+        """Delete those that `where` means, at most `count_max`, those first that failed first.
+
+        Raises Invalid for a cursor that is not one of ours.
+        """
+        where = _until(where, self._clock.now_ms())
+        deleted = 0
+        while True:
+            found = await self._reader.dead_letter_ids(
+                tenant, where=where, cursor=cursor, count_max=_room(deleted, count_max)
+            )
+            for chunk in _chunks(found.ids):
+                deleted += await self._store.delete_dead_letters(tenant, chunk)
+            cursor = found.cursor
+            if cursor is None:
+                return Deleted(deleted, None)
+            if deleted == count_max:
+                return Deleted(deleted, await self._more(tenant, where, cursor))
+
+    async def retry(self, tenant: str, letter_id: str, *, header: Header) -> str:
+        """Publish the message of a dead letter anew, as the header has it: the new id.
+
+        Raises NotFound, Invalid, QuotaExceeded, RateLimited, StoreFull; then nothing was changed.
+        """
+        now_ms = self._clock.now_ms()
+        [new_id] = await self._retry(tenant, [letter_id], self._anew(tenant, header, now_ms))
+        if new_id is None:
+            raise _unknown(letter_id)
+        return new_id
+
+    async def retry_many(
+        self,
+        tenant: str,
+        where: Filter,
+        *,
+        cursor: str | None,
+        count_max: int | None,
+        header: Header,
+    ) -> Retried:
+        """Publish anew what `where` means, at most `count_max`, those first that failed first.
+
+        Each is published once, however many retry it at the same moment.  Where this stops
+        midway, the rest is still there.
+        Raises Invalid and QuotaExceeded, and then nothing was changed; RateLimited, StoreFull.
+        """
+        now_ms = self._clock.now_ms()
+        new_message = self._anew(tenant, header, now_ms)
+        where = _until(where, now_ms)
+        new_ids: list[str] = []
+        while True:
+            found = await self._reader.dead_letter_ids(
+                tenant, where=where, cursor=cursor, count_max=_room(len(new_ids), count_max)
+            )
+            for chunk in _chunks(found.ids):
+                retried = await self._retry(tenant, chunk, new_message)
+                new_ids += [new_id for new_id in retried if new_id is not None]
+            cursor = found.cursor
+            if cursor is None:
+                return Retried(new_ids, None)
+            if len(new_ids) == count_max:
+                return Retried(new_ids, await self._more(tenant, where, cursor))
+
+    async def _retry(
+        self, tenant: str, letter_ids: Sequence[str], new_message: Callable[[Message], Draft]
+    ) -> list[str | None]:
+        self._rates.messages(tenant, len(letter_ids))
+        new_ids = await self._store.retry_dead_letters(
+            tenant, letter_ids, new_message, now_ms=self._clock.now_ms()
+        )
+        self._telemetry.messages_accepted += sum(new_id is not None for new_id in new_ids)
+        return new_ids
+
+    def _anew(self, tenant: str, header: Header, now_ms: int) -> Callable[[Message], Draft]:
+        """What makes the new message of a dead one."""
+        overrides = read_overrides(header, limits=self._limits, now_ms=now_ms)
+        check_callbacks(overrides.asked, self._refusal_of_host, tenant)
+        passages = [value for name, value in header if name == b"cdn-loop"]
+        hops = hops_of(b",".join(passages).decode("latin-1")) if passages else 0
+
+        def new_message(dead: Message) -> Draft:
+            message = anew(
+                dead,
+                overrides,
+                message_id=message_id(now_ms, self._entropy(MESSAGE_ENTROPY_BITS)),
+                hops=hops,
+                now_ms=now_ms,
+            )
+            host = message.url if message.api is not None else origin_of(message.url).key
+            return Draft(message=message, host=host)
+
+        return new_message
+
+    async def _more(
+        self, tenant: str, where: Filter, cursor: str, *, latest_first: bool = False
+    ) -> str | None:
+        """The cursor, or None where nothing more is to be found from there on."""
+        at: str | None = cursor
+        while at is not None:
+            found = await self._reader.dead_letter_ids(
+                tenant, where=where, latest_first=latest_first, cursor=at, count_max=1
+            )
+            if found.ids:
+                return cursor
+            at = found.cursor
+        return None
+
+
+def _until(where: Filter, now_ms: int) -> Filter:
+    """What has failed by now: what is retried may fail again at once, and is not meant."""
+    return replace(where, to_ms=now_ms if where.to_ms is None else min(where.to_ms, now_ms))
+
+
+def _room(done: int, count_max: int | None) -> int:
+    return LOOK if count_max is None else min(LOOK, count_max - done)
+
+
+def _chunks(letter_ids: list[str]) -> Iterator[list[str]]:
+    return (letter_ids[at : at + CHUNK] for at in range(0, len(letter_ids), CHUNK))
+
+
+def _unknown(letter_id: str) -> NotFound:
+    return NotFound(f"dead letter {letter_id} not found")
