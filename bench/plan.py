@@ -20,6 +20,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     hanging_messages: int = 10_000
     hanging_addresses: int = 1_000
     hanging_names: int = 100
+    bulk: int = 100_000
 
     @classmethod
     def quick(cls, directory: Path) -> "Plan":
@@ -33,4 +34,5 @@ class Plan(Struct, frozen=True, kw_only=True):
             delayed=50_000,
             queues=4_000,
             fan_out=60,
+            bulk=10_000,
         )

@@ -1,56 +1,103 @@
 """The home of a database with much in it, made by the store's own hand before a server starts."""
 
+import asyncio
 import random
 import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from waypost.domain.attempt import GiveUp, Outcome
 from waypost.domain.destination import origin_of
 from waypost.domain.dev_users import DEV_USERS
 from waypost.domain.ids import message_id
 from waypost.domain.message import Message
-from waypost.domain.places import Places
-from waypost.store.protocol import Births, Draft
+from waypost.domain.places import Places, Sign
+from waypost.store.protocol import Births, Draft, give_back_place
 from waypost.store.sqlite.store import SqliteStore
 
 DAY_MS = 86_400_000
 CALL = 1_000
 
 
-async def delayed(path: Path, *, count: int, url: str, body: bytes) -> None:
-    """Put delayed messages into a new database: due from a day on, all in one host's lane."""
+async def delayed(
+    path: Path, *, count: int, url: str, body: bytes, labels: Sequence[str] = ()
+) -> None:
+    """Put delayed messages into a database: due from a day on, all in one host's lane."""
     now_ms = time.time_ns() // 1_000_000
+    async with _store(path, now_ms) as store:
+        for chunk in _drafts(count, url, body, labels, created_ms=now_ms, due_ms=now_ms + DAY_MS):
+            await store.add(chunk, births=NOBODY, now_ms=now_ms)
+
+
+async def dead(path: Path, *, count: int, url: str, body: bytes, labels: Sequence[str]) -> None:
+    """Put messages that have failed into a database."""
+    now_ms = time.time_ns() // 1_000_000
+    places = Places(count_max=CALL, host_count_max=CALL, bytes_max=1 << 40)
+    async with _store(path, now_ms) as store:
+        for chunk in _drafts(count, url, body, labels, created_ms=now_ms, due_ms=now_ms):
+            await store.add(chunk, births=NOBODY, now_ms=now_ms)
+            left = len(chunk)
+            while left:
+                claimed = await store.claim(count_max=left, places=places, now_ms=now_ms)
+                assert claimed.claims, left
+                left -= len(claimed.claims)
+                for claim in claimed.claims:
+                    give_back_place(places, claim, Sign.WELL)
+                settles = [
+                    store.settle(claim, GiveUp("failed"), FAILED, births=NOBODY, now_ms=now_ms)
+                    for claim in claimed.claims
+                ]
+                await asyncio.gather(*settles)
+
+
+@asynccontextmanager
+async def _store(path: Path, now_ms: int) -> AsyncIterator[SqliteStore]:
     store = SqliteStore(str(path), free_bytes_min=0, now_ms=now_ms)
-    births = Births(Places(count_max=1, host_count_max=1, bytes_max=1), _never)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _drafts(
+    count: int, url: str, body: bytes, labels: Sequence[str], *, created_ms: int, due_ms: int
+) -> Iterator[list[Draft]]:
+    """Drafts in chunks, each due a millisecond after the one before unless it is due at once."""
     entropy = random.Random(0).getrandbits
     host = origin_of(url).key
+    step = int(due_ms > created_ms)
     model = Message(
         tenant=DEV_USERS[0].name,
         id="",
-        created_ms=now_ms,
+        created_ms=created_ms,
         not_before_ms=0,
         url=url,
         header={"Content-Type": ["application/json"]},
         timeout_ms=900_000,
         caller_ip="127.0.0.1",
+        labels=list(labels),
     )
-    try:
-        for begin in range(0, count, CALL):
-            drafts = [
-                Draft(
-                    message=replace(
-                        model, id=message_id(now_ms, entropy(80)), not_before_ms=now_ms + DAY_MS + n
-                    ),
-                    body=body,
-                    host=host,
-                )
-                for n in range(begin, min(begin + CALL, count))
-            ]
-            await store.add(drafts, births=births, now_ms=now_ms)
-    finally:
-        await store.close()
+    for begin in range(0, count, CALL):
+        yield [
+            Draft(
+                message=replace(
+                    model,
+                    id=message_id(created_ms, entropy(80)),
+                    not_before_ms=due_ms + n * step,
+                ),
+                body=body,
+                host=host,
+            )
+            for n in range(begin, min(begin + CALL, count))
+        ]
 
 
 def _never(_claim: object) -> None:
     raise AssertionError("a delayed message was claimed")
+
+
+NOBODY = Births(Places(count_max=0, host_count_max=0, bytes_max=0), _never)
+FAILED = Outcome(status=500, body=b"no")

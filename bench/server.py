@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import apsw
 import msgspec
@@ -23,6 +24,7 @@ WAYPOST = str(Path(sys.executable).with_name("waypost"))
 START_S_MAX = 15
 DRAIN_S_MAX = 20
 POLL_S = 0.02
+NO_HEADER: Mapping[str, str] = {}
 
 
 class Counts(Struct, frozen=True, kw_only=True):
@@ -80,13 +82,20 @@ class Server:
 
     async def group(self, name: str, urls: Sequence[str]) -> None:
         """Make a URL group."""
-        endpoints = msgspec.json.encode({"endpoints": [{"url": url} for url in urls]})
+        endpoints = {"endpoints": [{"url": url} for url in urls]}
+        await self.ask("POST", f"/v2/topics/{name}/endpoints", endpoints)
+
+    async def ask(
+        self, method: str, path: str, body: object = None, *, header: Mapping[str, str] = NO_HEADER
+    ) -> Any:
+        """What the API answers, which must be a success."""
         request = urllib.request.Request(
-            f"{self.url}/v2/topics/{name}/endpoints",
-            endpoints,
-            {"Authorization": AUTHORIZATION, "Content-Type": "application/json"},
+            self.url + path,
+            None if body is None else msgspec.json.encode(body),
+            {"Authorization": AUTHORIZATION, "Content-Type": "application/json", **header},
+            method=method,
         )
-        await asyncio.to_thread(urllib.request.urlopen, request)
+        return msgspec.json.decode(await asyncio.to_thread(_read, request))
 
     async def _get(self, path: str) -> str:
         host, _, port = self.url.removeprefix("http://").partition(":")
@@ -95,6 +104,12 @@ class Server:
         answer = await reader.read()
         writer.close()
         return answer.decode()
+
+
+def _read(request: urllib.request.Request) -> bytes:
+    with urllib.request.urlopen(request) as answer:
+        body: bytes = answer.read()
+        return body
 
 
 def _sample(text: str, name: str) -> int:

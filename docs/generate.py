@@ -3,31 +3,32 @@
     python -m docs.generate            writes them
     python -m docs.generate --check    fails, with a diff, where one is stale
 
-| page         | printed from                       |
-| ------------ | ---------------------------------- |
-| settings.md  | `waypost.settings.SETTINGS`        |
-| metrics.md   | `waypost.telemetry`                |
-| routes.md    | `waypost.api.app.ROUTES`           |
-| lifecycle.md | `waypost.domain.message.NEXT`      |
-| schema.sql   | the sum of the SQLite migrations   |
-| decisions/   | the titles of its pages            |
+| page             | printed from                       |
+| ---------------- | ---------------------------------- |
+| settings.md      | `waypost.settings.SETTINGS`        |
+| metrics.md       | `waypost.telemetry`                |
+| routes.md        | `waypost.api.app.ROUTES`           |
+| lifecycle.md     | `waypost.domain.message.NEXT`      |
+| schema.sql       | the sum of the SQLite migrations   |
+| decisions/       | the titles of its pages            |
+| compatibility.md | what is promised, and the tests    |
 """
 
 import difflib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
 
+from docs.compatibility import compatibility_page
+from docs.markdown import code, page, table
 from waypost import settings, telemetry
-from waypost.api.app import LATER, ROUTES, Needs
+from waypost.api.app import ROUTES, Needs
 from waypost.domain.message import NEXT, Event, State
 from waypost.store.sqlite.database import migrate, schema
 
 HERE = Path(__file__).parent
-
-WRITTEN_BY = "<!-- Written by `make docs`; edit the code it is printed from. -->"
 
 STATE_MEANS = {
     State.WAITING: "for its time, for its turn, or for its next retry",
@@ -54,18 +55,52 @@ ROUTE_MEANS = {
     ("POST", "/v2/enqueue/{queue}/{destination...}"): "accepts a message into a queue",
     ("GET", "/v2/messages/{id}"): "shows a message, for as long as it is kept",
     ("DELETE", "/v2/messages/{id}"): "cancels a message",
+    ("DELETE", "/v2/messages"): "cancels many messages, by ids or filters",
     ("GET", "/v2/events"): "pages through the log, newest first, under its older name",
     ("GET", "/v2/logs"): "pages through the log, newest first",
     ("GET", "/v2/dlq"): "pages through the dead letter queue",
     ("GET", "/v2/dlq/{id}"): "shows a dead letter",
+    ("DELETE", "/v2/dlq"): "deletes many dead letters, by ids or filters",
+    ("DELETE", "/v2/dlq/{id}"): "deletes a dead letter",
+    ("POST", "/v2/dlq/retry"): "publishes many dead letters again, by ids or filters",
+    ("POST", "/v2/dlq/retry/{id}"): "publishes a dead letter again",
+    ("POST", "/v2/batch"): "accepts many messages, all or none",
+    ("GET", "/v2/queues"): "lists the queues",
+    ("POST", "/v2/queues"): "makes a queue, or changes its parallelism and whether it is paused",
+    ("DELETE", "/v2/queues/{name}"): "ends a queue and cancels what waits in it",
+    ("POST", "/v2/queues/{name}/pause"): "pauses a queue",
+    ("POST", "/v2/queues/{name}/resume"): "lets a queue go on",
     ("GET", "/v2/queues/{name}"): "shows a queue and how many messages it holds",
+    ("GET", "/v2/flowControl"): "lists the flow-control keys, all or those that a search finds",
+    ("GET", "/v2/flowControl/{key}"): "shows a flow-control key, and how many messages wait for it",
+    ("POST", "/v2/flowControl/{key}/pause"): "pauses a flow-control key",
+    ("POST", "/v2/flowControl/{key}/resume"): "lets a flow-control key go on",
+    ("POST", "/v2/flowControl/{key}/pin"): "gives a key limits that messages do not change",
+    ("POST", "/v2/flowControl/{key}/unpin"): "lets messages change the limits of a key again",
+    ("POST", "/v2/flowControl/{key}/resetRate"): "begins a new window of a key's rate",
+    ("POST", "/v2/flowControl/{key}/reset"): "begins a new window of a key's rate",
+    ("GET", "/v2/globalParallelism"): "shows how many attempts are under way, and may be",
     ("GET", "/v2/topics"): "lists the URL groups",
     ("GET", "/v2/topics/{name}"): "shows a URL group, by its name or its id",
     ("PATCH", "/v2/topics/{name}"): "gives a URL group default headers",
     ("DELETE", "/v2/topics/{name}"): "ends a URL group",
     ("POST", "/v2/topics/{name}/endpoints"): "adds endpoints to a URL group, or makes one",
     ("DELETE", "/v2/topics/{name}/endpoints"): "removes endpoints from a URL group",
+    ("GET", "/v2/schedules"): "lists the schedules",
+    ("POST", "/v2/schedules/{destination...}"): "makes a schedule, or puts it in another's place",
+    ("GET", "/v2/schedules/{id}"): "shows a schedule",
+    ("DELETE", "/v2/schedules/{id}"): "ends a schedule",
+    ("PATCH", "/v2/schedules/{id}/pause"): "ignores the firings of a schedule",
+    ("POST", "/v2/schedules/{id}/pause"): "the same",
+    ("PATCH", "/v2/schedules/{id}/resume"): "fires a schedule again",
+    ("POST", "/v2/schedules/{id}/resume"): "the same",
     ("GET", "/v2/keys"): "shows the signing keys",
+    ("POST", "/v2/keys/rotate"): "signs with the next key, and makes a new next one",
+    ("POST", "/v2/rotate"): "does so too, under the name that the Go SDK knows",
+    (
+        "POST",
+        "/llm/v1/chat/completions",
+    ): "asks the model at `llm_base_url`, and passes on its answer",
     ("GET", "/healthz"): "answers while the process does",
     ("GET", "/readyz"): "says whether it should be sent requests, and why not",
     ("GET", "/metrics"): "shows the metrics",
@@ -152,7 +187,6 @@ The log is on stderr, one entry a line, as JSON or as text (`log_format`). Entri
 
 
 def routes_page() -> str:
-    later = [(method, pattern) for methods, pattern in LATER for method in methods.split()]
     return page(
         "Routes",
         """Every route there is. A path is matched as it came, undecoded; `{name...}` is all that is
@@ -167,13 +201,8 @@ left of it. Answers and headers are those of the QStash v2 API.""",
                     ROUTE_MEANS[route.method, route.pattern],
                 )
                 for route in ROUTES
-                if (route.method, route.pattern) not in later
             ),
         ),
-        """## Not supported yet
-
-These are part of that API. They are refused with a 404 that says so, and nothing is done.""",
-        table(("method", "path"), ((method, code(pattern)) for method, pattern in later)),
     )
 
 
@@ -226,19 +255,6 @@ not changed when its decision is; a new one says which it replaces.""",
     )
 
 
-def code(text: str) -> str:
-    return f"`{text}`" if text else "none"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-
-
-def page(title: str, *parts: str) -> str:
-    return "\n\n".join([f"# {title}", WRITTEN_BY, *parts]) + "\n"
-
-
 def sqlite_schema() -> str:
     """What the migrations add up to, kept beside them to be read."""
     db = apsw.Connection(":memory:")
@@ -253,6 +269,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "lifecycle.md": lifecycle_page,
     "../src/waypost/store/sqlite/schema.sql": sqlite_schema,
     "decisions/README.md": decisions_page,
+    "compatibility.md": compatibility_page,
 }
 
 

@@ -154,6 +154,7 @@ def deliver(driver: Driver, receiver: Receiver, elsewhere: list[str]) -> None:
 
     driver.publish(
         well,
+        Upstash_Redact_Fields="body, headers",
         Upstash_Callback=driver.url(told),
         Upstash_Callback_Retry_Delay="1",
         Upstash_Callback_Forward_X_Secret=driver.canaries.new("field forwarded to a callback"),
@@ -190,6 +191,7 @@ def be_wrong(driver: Driver) -> None:
         (url, {"Upstash_Callback": driver.url("http://169.254.169.254/latest")}),
         (url, {"Upstash_Failure_Callback": driver.url("ftp://127.0.0.1/")}),
         (url, {"Upstash_Callback": url, "Upstash_Callback_Forward_A": new("field") + "\x7f"}),
+        (url, {"Upstash_Redact_Fields": new("redaction")}),
         (url, {"Upstash_Delay": "soon"}),
         (url, {"Upstash_Retries": "1000000"}),
         (url, {"Upstash_Retry_Delay": "nonsense("}),
@@ -203,7 +205,7 @@ def be_wrong(driver: Driver) -> None:
     for method, path, status in (
         ("GET", f"/v2/none?a={new('query')}", 404),
         ("PUT", f"/v2/publish/{driver.url(url)}", 405),
-        ("POST", f"/v2/schedules/{driver.url(url)}", 404),
+        ("POST", f"/v2/schedules/{driver.url(url)}", 400),
         ("POST", f"/v2/publish/{driver.url(url).replace('//', '/', 1)}", 400),
         ("GET", f"/v2/events?count=x&a={new('query')}", 400),
         ("GET", f"/v2/messages/msg_x?a={new('query')}", 404),

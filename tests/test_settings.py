@@ -166,6 +166,7 @@ def test_a_secret_is_not_shown():
         ({"timeout_ms_default": "2h", "timeout_ms_max": "1h"}, "timeout_ms_default = 2h is over"),
         ({"in_flight_host_max": "9", "in_flight_max": "8"}, "in_flight_host_max = 9 is over"),
         ({"receive_bytes_max": "1MB"}, "body_bytes_max = 10MB is over receive_bytes_max = 1MB"),
+        ({"batch_bytes_max": "300MB"}, "300MB is over receive_bytes_max = 256MB: the largest ba"),
         ({"in_flight_bytes_max": "1MB"}, "body_bytes_max = 10MB is over in_flight_bytes_max"),
         ({"store_bytes_max": "1MB"}, "the store could not hold one message"),
         ({"database": "sqlite:///:memory:", "store_bytes_max": "1GB"}, "database in memory"),

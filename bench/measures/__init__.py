@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from bench.figures import Figure
-from bench.measures import callbacks, delayed, fan_out, hanging, latency, queues, rate
+from bench.measures import bulk, callbacks, delayed, fan_out, hanging, latency, queues, rate
 from bench.plan import Plan
 
 Measure = Callable[[Plan], Awaitable[list[Figure]]]
@@ -16,5 +16,6 @@ MEASURES: dict[str, Measure] = {
     "fan_out": fan_out.measure,
     "callbacks": callbacks.measure,
     "hanging": hanging.measure,
+    "bulk": bulk.measure,
 }
 """Every measurement there is, in the order in which they are made."""

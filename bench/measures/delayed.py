@@ -46,7 +46,7 @@ async def _rate(plan: Plan, url: str, source: Path | None) -> float:
     database = None
     if source is not None:
         database = plan.directory / "copy.db"
-        await asyncio.to_thread(_copy, source, database)
+        await asyncio.to_thread(copy, source, database)
     async with server(plan.directory, database=database) as waypost:
         load = post_for(plan.rate_s, waypost.url + publishing_to(url), directory=plan.directory)
         run = await under(load, waypost)
@@ -54,7 +54,7 @@ async def _rate(plan: Plan, url: str, source: Path | None) -> float:
     return run.rate
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> None:
     """Copy, and let the disk come to rest."""
     shutil.copyfile(source, target)
     fd = os.open(target, os.O_RDONLY)

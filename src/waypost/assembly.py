@@ -11,13 +11,14 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
 import structlog
 from msgspec import Struct
 
-from waypost.api.app import create_app
+from waypost.api.app import LOOKING, create_app
 from waypost.api.exchange import Limits as ApiLimits
 from waypost.api.server import HttpServer
 from waypost.clock import Clock, SystemClock
@@ -27,13 +28,22 @@ from waypost.domain.errors import StoreUnavailable
 from waypost.domain.options import Limits
 from waypost.domain.places import Places
 from waypost.domain.retry import Backoff
+from waypost.domain.schedules import Rule
 from waypost.loops.dispatcher import Dispatcher
+from waypost.loops.scheduler import Scheduler
 from waypost.loops.supervisor import Supervisor
 from waypost.loops.upkeep import UpkeepLoop
 from waypost.services.access import Access
+from waypost.services.chat import Chat
+from waypost.services.dead_letters import DeadLetters
 from waypost.services.delivery import Delivery
+from waypost.services.flow_keys import FlowKeys
 from waypost.services.health import Health
+from waypost.services.messages import Messages
 from waypost.services.publishing import Publishing
+from waypost.services.queues import Queues
+from waypost.services.rates import Rates
+from waypost.services.schedules import Schedules
 from waypost.services.url_groups import UrlGroups
 from waypost.settings import Settings, SettingsError
 from waypost.store.protocol import People, Reader, Retention
@@ -56,6 +66,7 @@ class Announcement(Struct, frozen=True, kw_only=True):
     address: str
     database: str
     due_count: int
+    log_address: str | None = None
 
 
 class Server(Struct, frozen=True, kw_only=True):
@@ -93,13 +104,7 @@ async def running(
     clock = clock or SystemClock()
     telemetry = Telemetry()
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(
-            socket.create_server(
-                (settings.listen_host, settings.listen_port),
-                family=socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET,
-                backlog=2_048,
-            )
-        )
+        listener = stack.enter_context(_listener(settings.listen_host, settings.listen_port))
         host, port = listener.getsockname()[:2]
         egress = egress_of(settings, dev=dev, own=(host, port))
         store = SqliteStore(
@@ -152,6 +157,22 @@ async def running(
             delay_ms_max=settings.delay_ms_max,
             timeout_ms_default=settings.timeout_ms_default,
             timeout_ms_max=settings.timeout_ms_max,
+            label_count_max=settings.label_count_max,
+            batch_count_max=settings.batch_count_max,
+            queue_count_max=settings.queue_count_max,
+            schedule_count_max=settings.schedule_count_max,
+            endpoint_count_max=settings.endpoint_count_max,
+            flow_period_ms_max=settings.flow_period_ms_max,
+        )
+        rates = Rates(
+            clock,
+            requests_per_second_max=settings.requests_per_second_max,
+            messages_per_day_max=settings.messages_per_day_max,
+        )
+        api_limits = ApiLimits(
+            body_bytes_max=settings.body_bytes_max,
+            batch_bytes_max=settings.batch_bytes_max,
+            receive_bytes_max=settings.receive_bytes_max,
         )
         publishing = Publishing(
             store,
@@ -163,6 +184,17 @@ async def running(
             refusal_of_host=egress.refusal_of_host,
             entropy=entropy,
             llm_known=llm is not None,
+            rates=rates,
+        )
+        dead_letters = DeadLetters(
+            store,
+            store,
+            clock,
+            telemetry,
+            limits=limits,
+            rates=rates,
+            refusal_of_host=egress.refusal_of_host,
+            entropy=entropy,
         )
         groups = UrlGroups(
             store,
@@ -172,6 +204,19 @@ async def running(
             refusal_of_host=egress.refusal_of_host,
             entropy=entropy,
         )
+        schedules = Schedules(
+            store,
+            store,
+            publishing,
+            clock,
+            telemetry,
+            limits=limits,
+            rule=Rule(settings.misfire, settings.misfire_window_ms),
+            births=dispatcher.births,
+            shown_bytes_max=api_limits.page_bytes_max,
+            entropy=entropy,
+        )
+        scheduler = Scheduler(schedules, clock, telemetry)
         keeping = UpkeepLoop(
             store,
             access.refresh,
@@ -183,13 +228,28 @@ async def running(
                 store_bytes_max=settings.store_bytes_max,
             ),
         )
-        loops = (dispatcher.loop, keeping.loop)
-        app = create_app(
+        loops = (dispatcher.loop, scheduler.loop, keeping.loop)
+        app = partial(
+            create_app,
             publishing=publishing,
+            messages=Messages(store, store, clock),
+            dead_letters=dead_letters,
             groups=groups,
+            queues=Queues(store, store, clock, limits=limits),
+            keys_of_flow=FlowKeys(
+                store,
+                store,
+                clock,
+                limits=limits,
+                places=places,
+                in_flight_max=settings.in_flight_max,
+            ),
+            schedules=schedules,
+            chatting=Chat(sender=sender, llm=llm, timeout_ms=settings.timeout_ms_default),
             deliveries=store,
             reader=store,
             access=access,
+            rates=rates,
             health=Health(
                 store,
                 clock,
@@ -199,15 +259,12 @@ async def running(
             metrics=lambda: _metrics(store, places, clock, telemetry),
             answered=telemetry.answered,
             clock=clock,
-            limits=ApiLimits(
-                body_bytes_max=settings.body_bytes_max,
-                receive_bytes_max=settings.receive_bytes_max,
-            ),
+            limits=api_limits,
             trusted_proxies=settings.trusted_proxies,
             dev=dev,
         )
         door = HttpServer(
-            app,
+            app(),
             head_bytes_max=settings.head_bytes_max,
             connections_max=settings.connections_max,
         )
@@ -216,14 +273,27 @@ async def running(
             Supervisor(
                 door=door,
                 dispatcher=dispatcher,
-                others=[keeping.loop],
+                others=[scheduler.loop, keeping.loop],
                 places=places,
                 drain_ms=settings.drain_ms,
             )
         )
         await door.start(listener)
+        log_address = None
+        if dev and (log_listener := _log_listener(settings, host, port)) is not None:
+            log_door = HttpServer(
+                app(routes=LOOKING),
+                head_bytes_max=settings.head_bytes_max,
+                connections_max=settings.connections_max,
+            )
+            stack.push_async_callback(log_door.close)
+            await log_door.start(log_listener)
+            log_address = _address(*log_listener.getsockname()[:2])
         announcement = Announcement(
-            address=f"http://{_shown(host)}:{port}", database=settings.database, due_count=pulse.due
+            address=_address(host, port),
+            log_address=log_address,
+            database=settings.database,
+            due_count=pulse.due,
         )
         log.info("server_started", address=announcement.address, database=settings.database)
         yield Server(port=port, store=store, supervisor=supervisor, announcement=announcement)
@@ -279,13 +349,37 @@ async def backup(settings: Settings, path: str) -> None:
     upkeep.backup(_path(settings), path)
 
 
+def _log_listener(settings: Settings, host: str, port: int) -> socket.socket | None:
+    """Where a development server shows its logs: the port after its own, where that is free,
+    unless another is asked for; a server on any free port has its logs on another.
+
+    Raises OSError where the port that was asked for is taken.
+    """
+    after = port + 1 if settings.listen_port else 0
+    try:
+        return _listener(host, settings.log_port or after)
+    except (OSError, OverflowError) as fault:
+        if settings.log_port:
+            raise
+        log.info("no_log_port", why=str(fault))
+        return None
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    return socket.create_server(
+        (host, port),
+        family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+        backlog=2_048,
+    )
+
+
 def _path(settings: Settings) -> str:
     path = settings.database_path
     return MEMORY if path is None else str(path)
 
 
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def _metrics(reader: Reader, places: Places, clock: Clock, telemetry: Telemetry) -> bytes:

@@ -238,6 +238,7 @@ NAMESERVERS = _list_of("addresses, with or without a port", _read_nameserver)
 LEVEL = _one_of("debug", "info", "warning", "error")
 FORMAT = _one_of("json", "text")
 QUOTA = _one_of("", "payg")
+MISFIRE = _one_of("none", "latest", "all")
 
 MEMORY = "sqlite:///:memory:"
 
@@ -257,6 +258,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     listen_port: Annotated[
         int, Is(kind=COUNT, minimum=0, maximum=65_535, help="The port; 0 takes a free one.")
     ] = 8080
+    log_port: Annotated[
+        int,
+        Is(
+            kind=COUNT,
+            minimum=0,
+            maximum=65_535,
+            help="`waypost dev` only: where the console finds the logs; 0 takes the port after "
+            "`listen_port`.",
+        ),
+    ] = 0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Is(kind=LEVEL, help="What is logged at all.")
     ] = "info"
@@ -267,6 +278,19 @@ class Settings(Struct, frozen=True, kw_only=True):
         int,
         Is(kind=SIZE, minimum=0, maximum=500 * MB, help="The largest body of a message; 413 over."),
     ] = 10 * MB
+    batch_bytes_max: Annotated[
+        int,
+        Is(
+            kind=SIZE,
+            minimum=0,
+            maximum=500 * MB,
+            help="The largest body of a batch, with all its messages; 413 over.",
+        ),
+    ] = 100 * MB
+    batch_count_max: Annotated[
+        int,
+        Is(kind=COUNT, minimum=1, maximum=100_000, help="The most messages that a batch makes."),
+    ] = 10_000
     head_bytes_max: Annotated[
         int,
         Is(
@@ -311,6 +335,23 @@ class Settings(Struct, frozen=True, kw_only=True):
             help="How far ahead a publisher may put a delivery.",
         ),
     ] = 365 * DAY_MS
+    misfire: Annotated[
+        Literal["none", "latest", "all"],
+        Is(
+            kind=MISFIRE,
+            help="Which firings of a schedule run that fell due while the server was down: those "
+            "no later than `misfire_window_ms`, or the latest of them. See docs/schedules.md.",
+        ),
+    ] = "latest"
+    misfire_window_ms: Annotated[
+        int,
+        Is(
+            kind=DURATION,
+            minimum=MINUTE_MS,
+            maximum=DAY_MS,
+            help="How late a firing of a schedule may be and still run.",
+        ),
+    ] = HOUR_MS
     timeout_ms_default: Annotated[
         int,
         Is(
@@ -328,6 +369,57 @@ class Settings(Struct, frozen=True, kw_only=True):
             help="The longest timeout a publisher may ask for.",
         ),
     ] = 2 * HOUR_MS
+    label_count_max: Annotated[
+        int, Is(kind=COUNT, minimum=0, maximum=1_000, help="The most labels of a message.")
+    ] = 100
+    flow_period_ms_max: Annotated[
+        int,
+        Is(
+            kind=DURATION,
+            minimum=SECOND_MS,
+            maximum=365 * DAY_MS,
+            help="The longest period of a flow-control rate.",
+        ),
+    ] = 7 * DAY_MS
+    endpoint_count_max: Annotated[
+        int, Is(kind=COUNT, minimum=1, maximum=1_000, help="The most endpoints of a URL group.")
+    ] = 100
+    queue_count_max: Annotated[
+        int,
+        Is(
+            kind=COUNT,
+            minimum=0,
+            maximum=1_000_000,
+            help="The most queues of a tenant; 412 over. One that is there can always be changed.",
+        ),
+    ] = 10_000
+    schedule_count_max: Annotated[
+        int,
+        Is(
+            kind=COUNT,
+            minimum=0,
+            maximum=1_000_000,
+            help="The most schedules of a tenant; 412 over.",
+        ),
+    ] = 10_000
+    requests_per_second_max: Annotated[
+        int,
+        Is(
+            kind=COUNT,
+            minimum=0,
+            maximum=1_000_000,
+            help="Requests of a tenant within a second, publishing aside; 429 over; 0: no bound.",
+        ),
+    ] = 0
+    messages_per_day_max: Annotated[
+        int,
+        Is(
+            kind=COUNT,
+            minimum=0,
+            help="Messages that a tenant may publish within a day (UTC); 429 over; 0: no bound. "
+            "Counted in memory: a restart begins anew.",
+        ),
+    ] = 0
     quota: Annotated[
         Literal["", "payg"],
         Is(
@@ -621,6 +713,7 @@ def _contradictions(settings: Settings) -> Iterable[str]:
         ("timeout_ms_default", "timeout_ms_max", "a publish without a timeout would be refused"),
         ("in_flight_host_max", "in_flight_max", "one host cannot have more than there is in all"),
         ("body_bytes_max", "receive_bytes_max", "the largest body could never be received"),
+        ("batch_bytes_max", "receive_bytes_max", "the largest batch could never be received"),
         ("body_bytes_max", "in_flight_bytes_max", "the largest body could never be sent"),
         ("response_bytes_max", "in_flight_bytes_max", "one answer could fill the memory"),
     ):

@@ -31,6 +31,10 @@ PREFIX = "waypost_"
 RESULTS = ("2xx", "3xx", "4xx", "5xx", "broken", "no_answer", "forbidden")
 """Every way an attempt ends; `result_of` says which is which."""
 
+FIRINGS = ("fired", "failed", "skipped")
+"""A firing that failed made no message, for its destination would not be accepted; one that is
+skipped was too late."""
+
 ATTEMPT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 SYNC_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5)
 BATCH_CALLS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -136,6 +140,13 @@ class Telemetry:
     store_sync_seconds: Annotated[
         Histogram, Distribution("How long a commit took, its sync to disk included", SYNC_SECONDS)
     ]
+    firings: Annotated[
+        dict[str, int],
+        Counter("Firings of schedules, by what became of them", {"result": FIRINGS}),
+    ]
+    messages_scheduled: Annotated[
+        int, Counter("Messages made by schedules: on disk, with the firing")
+    ] = 0
     rows_pruned: Annotated[int, Counter("Rows removed by retention")] = 0
     loop_faults: Annotated[int, Counter("Steps of a loop that failed and were tried again")] = 0
     answers: Annotated[
@@ -149,6 +160,7 @@ class Telemetry:
     def __init__(self) -> None:
         self.messages_settled = dict.fromkeys(Logged, 0)
         self.attempts = dict.fromkeys(RESULTS, 0)
+        self.firings = dict.fromkeys(FIRINGS, 0)
         self.attempt_seconds = Histogram(ATTEMPT_SECONDS)
         self.store_batch_calls = Histogram(BATCH_CALLS)
         self.store_sync_seconds = Histogram(SYNC_SECONDS)
@@ -271,6 +283,9 @@ EVENTS: dict[str, str] = {
     "server_stopped": "Everything has stopped; says how many attempts were released",
     "people_changed": "Tenants or tokens were changed by another process, and read again",
     "message_failed": "A message went to the dead letter queue; says why",
+    "no_log_port": "The port of the log server is taken, and dev does without it; says why",
+    "firing_failed": "A run of a schedule could not be made; says why",
+    "firings_skipped": "Firings of a schedule were too late to run; says how many, and which",
     "settle_stale": "An attempt ended after its claim was lost; nothing was changed",
     "store_away": "The store could not take back what was in flight at the end; says why",
     "loop_fault": "A step of a loop failed; it rests and is tried again",

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import stat
 
 from tests.support.program import (
@@ -11,6 +12,7 @@ from tests.support.program import (
     eventually,
     free_port,
     running,
+    waypost,
 )
 from waypost.domain.dev_users import DEV_USERS
 
@@ -61,6 +63,48 @@ def test_the_port_may_be_said_as_the_qstash_dev_server_takes_it(tmp_path):
             assert server.url == f"http://127.0.0.1:{port}"
 
 
+def test_the_logs_are_on_a_port_of_their_own(tmp_path):
+    """W221: the one after the server's, unless another is asked for."""
+    port, other = free_ports()
+    for words, environ, expected in (
+        ((), {}, port + 1),
+        (("-log-port", str(other)), {}, other),
+        ((f"--log-port={other}",), {}, other),
+        ((), {"QSTASH_DEV_LOG_PORT": str(other)}, other),
+    ):
+        arguments = ("dev", "--memory", "--port", str(port), *words)
+        with running(*arguments, cwd=tmp_path, environ=environ) as server:
+            server.until("due now: 0")
+            assert f"Logs: http://127.0.0.1:{expected}\n" in server.said
+            assert accepts_connections(f"http://127.0.0.1:{expected}")
+
+
+def test_the_port_after_its_own_may_be_taken(tmp_path):
+    """W221: the SDKs need the server's own port only; one that is asked for must be had."""
+    port, _ = free_ports()
+    with socket.create_server(("127.0.0.1", port + 1)):
+        with running("dev", "--memory", "--port", str(port), cwd=tmp_path) as server:
+            server.until("due now: 0")
+            assert "Logs:" not in server.said
+            assert accepts_connections(server.url)
+        asked = ("--log-port", str(port + 1))
+        ended = waypost("dev", "--memory", "--port", str(port), *asked, cwd=tmp_path)
+        assert ended.returncode == 2
+        assert "ddress already in use" in ended.stderr
+
+
+def free_ports() -> tuple[int, int]:
+    """A port such that the one after it is free too, and another one."""
+    while True:
+        port, other = free_port(), free_port()
+        try:
+            socket.create_server(("127.0.0.1", port + 1)).close()
+        except (OSError, OverflowError):
+            continue
+        if other not in (port, port + 1):
+            return port, other
+
+
 def test_in_memory_nothing_is_written(tmp_path):
     with running("dev", "--memory", "--port", "0", cwd=tmp_path) as server:
         server.until("Database: in memory")
@@ -98,6 +142,7 @@ def test_sigterm_lets_the_attempt_under_way_end_and_exits_0(tmp_path):
 
 
 def test_a_second_sigterm_stops_at_once_and_nothing_is_lost(tmp_path):
+    """W235: the next server has both."""
     with (
         Receiver() as receiver,
         running("dev", "--port", "0", "--drain-ms", "1h", cwd=tmp_path) as server,

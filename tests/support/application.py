@@ -251,6 +251,14 @@ class Application:
         return await until(there)
 
 
+def _wake(server: assembly.Server) -> None:
+    """The clock has moved: whoever waits for a time looks again."""
+    server.store.writer.on_waiting(0)
+    for loop in server.supervisor.loops:
+        if loop.name == "scheduler":
+            loop.wake.set()
+
+
 @asynccontextmanager
 async def serving(
     settings: Settings = SETTINGS,
@@ -266,7 +274,7 @@ async def serving(
         ClientSession() as client,
         assembly.running(settings, dev=dev, clock=clock) as server,
     ):
-        clock.moved = server.store.writer.on_waiting
+        clock.moved = lambda: _wake(server)
         yield Application(server=server, client=client, receiver=receiver, clock=clock, token=token)
         receiver.let_go()
 

@@ -50,7 +50,7 @@ async def test_a_name_is_asked_for_and_checked_though_an_address_is_connected(
         wrong = await sender.send(a_request(server.url(host="wrong.example")))
     assert right.delivered
     assert wrong.error is not None
-    assert "Hostname mismatch" in wrong.error
+    assert "hostname mismatch" in wrong.error
     assert wrong.host_down
     assert asked[0].lower() == "right.example"
     assert len(server.requests) == 1

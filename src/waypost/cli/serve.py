@@ -28,6 +28,7 @@ FILES_MAX = 65_536
 
 DEV_VARIABLES = {
     "QSTASH_DEV_PORT": "WAYPOST_LISTEN_PORT",
+    "QSTASH_DEV_LOG_PORT": "WAYPOST_LOG_PORT",
     "QSTASH_DEV_QUOTA": "WAYPOST_QUOTA",
 }
 """Variables of the QStash dev server, which the SDKs read too, and what they say to us."""
@@ -83,6 +84,7 @@ def dev(
             f"QSTASH_NEXT_SIGNING_KEY={user.next}",
             "",
             f"Database: {where}",
+            *([f"Logs: {announcement.log_address}"] if announcement.log_address else []),
             f"Old messages due now: {announcement.due_count}"
             + (" (--fresh begins without them)" if announcement.due_count else ""),
         )

@@ -1,5 +1,6 @@
 """The home of what a sender promises."""
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from msgspec import Struct
@@ -25,6 +26,33 @@ class Request(Struct, frozen=True, kw_only=True):
     trusted: bool = False
 
 
+class BrokenOff(Exception):
+    """An answer that is passed on ended before its end; the text says how."""
+
+
+class Streamed(Protocol):
+    """An answer that is passed on as it comes.
+
+    `outcome` is its status and header, without the body; a status of 0 says that
+    there is no answer, and `error` says why.
+    """
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body, as it comes, to be asked for once.
+
+        What is not asked for is not read either, but for some 64 KB.  Raises
+        BrokenOff where the body has no end, or none in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the answer, and end the exchange where it is under way."""
+        ...
+
+
 class Sender(Protocol):
     """Sends requests.  What the remote does is a value, never an exception."""
 
@@ -38,5 +66,13 @@ class Sender(Protocol):
 
         A fault of the proxy on the way, where there is one, is an outcome with
         `proxy_fault`.
+        """
+        ...
+
+    async def stream(self, request: Request) -> Streamed:
+        """As `send`, but return with the answer's head; the body is passed on as it comes.
+
+        For what the operator trusts: the egress policy is not asked.  Whoever
+        gets the answer closes it.
         """
         ...

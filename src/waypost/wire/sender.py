@@ -23,7 +23,7 @@ from contextlib import AsyncExitStack
 from functools import lru_cache
 from operator import itemgetter
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
@@ -34,9 +34,11 @@ from waypost.domain.attempt import Outcome
 from waypost.wire.egress import Egress
 from waypost.wire.http1 import Connection, Pool, Route
 from waypost.wire.names import NameFault, Names
-from waypost.wire.protocol import Request
+from waypost.wire.protocol import Request, Streamed
 from waypost.wire.proxy import Proxy
-from waypost.wire.proxy import Proxy
+from waypost.wire.streaming import NoAnswer, StreamedConnection
+
+C = TypeVar("C", bound=Connection)
 
 DIAL_S_MAX = 10.0
 """How long one address may take to be connected, TLS included, before the next is tried."""
@@ -98,16 +100,10 @@ class HttpSender:
     async def send(self, request: Request) -> Outcome:
         """See `waypost.wire.protocol.Sender`."""
         deadline_s = self._loop.time() + request.timeout_ms / 1000
-        split = _URL(request.url)
-        if split is None:
-            return Outcome(error="cannot be sent: the URL is not an absolute http or https URL")
-        scheme, authority, rest = split.groups()
-        origin = _origin(scheme, authority)
-        if isinstance(origin, str):
-            return Outcome(error=f"cannot be sent: {origin}")
-        head = _head(request, origin, rest)
-        if isinstance(head, str):
-            return Outcome(error=f"cannot be sent: {head}")
+        asked = _asked(request)
+        if isinstance(asked, str):
+            return Outcome(error=f"cannot be sent: {asked}")
+        origin, head = asked
 
         addresses = origin.addresses or self._names.known(origin.host)
         if addresses is None:
@@ -133,7 +129,7 @@ class HttpSender:
         redialled = False
         while True:
             if connection is None:
-                dialled = await self._dial(routes, deadline_s)
+                dialled = await self._dial(routes, deadline_s, kind=Connection)
                 if isinstance(dialled, Outcome):
                     outcome = dialled
                     break
@@ -155,6 +151,27 @@ class HttpSender:
                 break
             connection, pooled, redialled = None, False, True  # D15: once, on a fresh connection
         return replace(outcome, redialled=True) if redialled else outcome
+
+    async def stream(self, request: Request) -> Streamed:
+        """See `waypost.wire.protocol.Sender`.
+
+        Its connection is its own: it is dialled for it, and closed after it.
+        """
+        assert request.trusted
+        deadline_s = self._loop.time() + request.timeout_ms / 1000
+        asked = _asked(request)
+        if isinstance(asked, str):
+            return NoAnswer(Outcome(error=f"cannot be sent: {asked}"))
+        origin, head = asked
+        addresses = origin.addresses or await self._look_up(origin.host, deadline_s)
+        if isinstance(addresses, Outcome):
+            return NoAnswer(addresses)
+        routes = [Route(address, origin.port, origin.server_name) for address in addresses]
+        connection = await self._dial(routes, deadline_s, kind=StreamedConnection)
+        if isinstance(connection, Outcome):
+            return NoAnswer(connection)
+        await connection.begin(head, request.body, wait_s=deadline_s - self._loop.time())
+        return connection
 
     async def _look_up(self, host: str, deadline_s: float) -> tuple[str, ...] | Outcome:
         try:
@@ -189,7 +206,7 @@ class HttpSender:
                 return connection
         return None
 
-    async def _dial(self, routes: list[Route], deadline_s: float) -> Connection | Outcome:
+    async def _dial(self, routes: list[Route], deadline_s: float, *, kind: type[C]) -> C | Outcome:
         """Connect to the first route that can be; a fault of TLS is not tried elsewhere."""
         outcome = _NO_CONNECTION
         for route in routes:
@@ -198,7 +215,7 @@ class HttpSender:
                 return outcome
             connect = self._connect if self._proxy is None else self._connect_through
             try:
-                found = await connect(route, min(left_s, DIAL_S_MAX))
+                found = await connect(route, min(left_s, DIAL_S_MAX), kind)
             except ssl.SSLError as fault:
                 return _tls_fault(fault)
             except TimeoutError:
@@ -206,15 +223,15 @@ class HttpSender:
             except OSError as fault:
                 outcome = _dial_fault(fault)
             else:
-                if isinstance(found, Connection):
+                if not isinstance(found, Outcome):
                     return found
                 outcome = found
         return outcome
 
-    async def _connect(self, route: Route, wait_s: float) -> Connection | Outcome:
+    async def _connect(self, route: Route, wait_s: float, kind: type[C]) -> C | Outcome:
         async with asyncio.timeout(wait_s):
             transport, connection = await self._loop.create_connection(
-                lambda: self._connection(route),
+                lambda: self._connection(route, kind),
                 route.address,
                 route.port,
                 ssl=None if route.server_name is None else self._tls,
@@ -226,16 +243,15 @@ class HttpSender:
         connection.abandon()
         return Outcome(error=refusal, refused=True)
 
-    async def _connect_through(self, route: Route, wait_s: float) -> Connection | Outcome:
+    async def _connect_through(self, route: Route, wait_s: float, kind: type[C]) -> C | Outcome:
         assert self._proxy is not None
         until_s = self._loop.time() + wait_s
-        transport: asyncio.Transport | Outcome | None = await self._proxy.tunnel(
+        tunnel = await self._proxy.tunnel(
             route.address, route.port, names=self._names, until_s=until_s
         )
-        if isinstance(transport, Outcome):
-            return transport
-        tunnel = transport
-        connection = self._connection(route)
+        if isinstance(tunnel, Outcome):
+            return tunnel
+        connection = self._connection(route, kind)
         try:
             if route.server_name is None:
                 tunnel.set_protocol(connection)
@@ -246,14 +262,15 @@ class HttpSender:
                     transport = await self._loop.start_tls(
                         tunnel, connection, self._tls, server_hostname=route.server_name
                     )
+                assert transport is not None
                 connection.connection_made(transport)
         except BaseException:
             tunnel.abort()
             raise
         return connection
 
-    def _connection(self, route: Route) -> Connection:
-        return Connection(
+    def _connection(self, route: Route, kind: type[C]) -> C:
+        return kind(
             route=route, pool=self._pool, body_bytes_max=self._body_bytes_max, loop=self._loop
         )
 
@@ -294,6 +311,19 @@ _NO_CONNECTION = Outcome(error="timed out: no connection", host_down=True)
 _OUR_FAULTS = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
 )
+
+
+def _asked(request: Request) -> tuple[_Origin, bytes] | str:
+    """Where a request leads, and its head; a string says why it cannot be sent."""
+    split = _URL(request.url)
+    if split is None:
+        return "the URL is not an absolute http or https URL"
+    scheme, authority, rest = split.groups()
+    origin = _origin(scheme, authority)
+    if isinstance(origin, str):
+        return origin
+    head = _head(request, origin, rest)
+    return head if isinstance(head, str) else (origin, head)
 
 
 @lru_cache(ORIGINS_KEPT)
