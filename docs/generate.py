@@ -8,6 +8,7 @@
 | settings.md      | `waypost.settings.SETTINGS`        |
 | metrics.md       | `waypost.telemetry`                |
 | routes.md        | `waypost.api.app.ROUTES`           |
+| openapi.json     | the same, and what is read         |
 | lifecycle.md     | `waypost.domain.message.NEXT`      |
 | schema.sql       | the sum of the SQLite migrations   |
 | decisions/       | the titles of its pages            |
@@ -15,6 +16,7 @@
 """
 
 import difflib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +26,8 @@ import apsw
 from docs.compatibility import compatibility_page
 from docs.markdown import code, page, table
 from waypost import settings, telemetry
-from waypost.api.app import ROUTES, Needs
+from waypost.api.app import ROUTES, Needs, described
+from waypost.api.openapi import OPERATIONS
 from waypost.domain.message import NEXT, Event, State
 from waypost.store.sqlite.database import migrate, schema
 
@@ -49,62 +52,6 @@ EVENT_MEANS = {
     Event.LOSE_LEASE: "the server died in the middle of the attempt",
 }
 
-
-ROUTE_MEANS = {
-    ("POST", "/v2/publish/{destination...}"): "accepts a message for a URL or a URL group",
-    ("POST", "/v2/enqueue/{queue}/{destination...}"): "accepts a message into a queue",
-    ("GET", "/v2/messages/{id}"): "shows a message, for as long as it is kept",
-    ("DELETE", "/v2/messages/{id}"): "cancels a message",
-    ("DELETE", "/v2/messages"): "cancels many messages, by ids or filters",
-    ("GET", "/v2/events"): "pages through the log, newest first, under its older name",
-    ("GET", "/v2/logs"): "pages through the log, newest first",
-    ("GET", "/v2/dlq"): "pages through the dead letter queue",
-    ("GET", "/v2/dlq/{id}"): "shows a dead letter",
-    ("DELETE", "/v2/dlq"): "deletes many dead letters, by ids or filters",
-    ("DELETE", "/v2/dlq/{id}"): "deletes a dead letter",
-    ("POST", "/v2/dlq/retry"): "publishes many dead letters again, by ids or filters",
-    ("POST", "/v2/dlq/retry/{id}"): "publishes a dead letter again",
-    ("POST", "/v2/batch"): "accepts many messages, all or none",
-    ("GET", "/v2/queues"): "lists the queues",
-    ("POST", "/v2/queues"): "makes a queue, or changes its parallelism and whether it is paused",
-    ("DELETE", "/v2/queues/{name}"): "ends a queue and cancels what waits in it",
-    ("POST", "/v2/queues/{name}/pause"): "pauses a queue",
-    ("POST", "/v2/queues/{name}/resume"): "lets a queue go on",
-    ("GET", "/v2/queues/{name}"): "shows a queue and how many messages it holds",
-    ("GET", "/v2/flowControl"): "lists the flow-control keys, all or those that a search finds",
-    ("GET", "/v2/flowControl/{key}"): "shows a flow-control key, and how many messages wait for it",
-    ("POST", "/v2/flowControl/{key}/pause"): "pauses a flow-control key",
-    ("POST", "/v2/flowControl/{key}/resume"): "lets a flow-control key go on",
-    ("POST", "/v2/flowControl/{key}/pin"): "gives a key limits that messages do not change",
-    ("POST", "/v2/flowControl/{key}/unpin"): "lets messages change the limits of a key again",
-    ("POST", "/v2/flowControl/{key}/resetRate"): "begins a new window of a key's rate",
-    ("POST", "/v2/flowControl/{key}/reset"): "begins a new window of a key's rate",
-    ("GET", "/v2/globalParallelism"): "shows how many attempts are under way, and may be",
-    ("GET", "/v2/topics"): "lists the URL groups",
-    ("GET", "/v2/topics/{name}"): "shows a URL group, by its name or its id",
-    ("PATCH", "/v2/topics/{name}"): "gives a URL group default headers",
-    ("DELETE", "/v2/topics/{name}"): "ends a URL group",
-    ("POST", "/v2/topics/{name}/endpoints"): "adds endpoints to a URL group, or makes one",
-    ("DELETE", "/v2/topics/{name}/endpoints"): "removes endpoints from a URL group",
-    ("GET", "/v2/schedules"): "lists the schedules",
-    ("POST", "/v2/schedules/{destination...}"): "makes a schedule, or puts it in another's place",
-    ("GET", "/v2/schedules/{id}"): "shows a schedule",
-    ("DELETE", "/v2/schedules/{id}"): "ends a schedule",
-    ("PATCH", "/v2/schedules/{id}/pause"): "ignores the firings of a schedule",
-    ("POST", "/v2/schedules/{id}/pause"): "the same",
-    ("PATCH", "/v2/schedules/{id}/resume"): "fires a schedule again",
-    ("POST", "/v2/schedules/{id}/resume"): "the same",
-    ("GET", "/v2/keys"): "shows the signing keys",
-    ("POST", "/v2/keys/rotate"): "signs with the next key, and makes a new next one",
-    ("POST", "/v2/rotate"): "does so too, under the name that the Go SDK knows",
-    (
-        "POST",
-        "/llm/v1/chat/completions",
-    ): "asks the model at `llm_base_url`, and passes on its answer",
-    ("GET", "/healthz"): "answers while the process does",
-    ("GET", "/readyz"): "says whether it should be sent requests, and why not",
-    ("GET", "/metrics"): "shows the metrics",
-}
 
 NEEDS_MEANS = {
     Needs.NOTHING: "no token",
@@ -190,7 +137,8 @@ def routes_page() -> str:
     return page(
         "Routes",
         """Every route there is. A path is matched as it came, undecoded; `{name...}` is all that is
-left of it. Answers and headers are those of the QStash v2 API.""",
+left of it. Answers and headers are those of the QStash v2 API; [openapi.json](openapi.json), which
+a server answers at `/openapi.json`, has all of them.""",
         table(
             ("method", "path", "needs", "what it does"),
             (
@@ -198,12 +146,16 @@ left of it. Answers and headers are those of the QStash v2 API.""",
                     route.method,
                     code(route.pattern),
                     NEEDS_MEANS[route.needs],
-                    ROUTE_MEANS[route.method, route.pattern],
+                    OPERATIONS[route.method, route.pattern].summary,
                 )
                 for route in ROUTES
             ),
         ),
     )
+
+
+def openapi_document() -> str:
+    return json.dumps(described(), indent=1) + "\n"
 
 
 def lifecycle_page() -> str:
@@ -266,6 +218,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "metrics.md": metrics_page,
     "routes.md": routes_page,
+    "openapi.json": openapi_document,
     "lifecycle.md": lifecycle_page,
     "../src/waypost/store/sqlite/schema.sql": sqlite_schema,
     "decisions/README.md": decisions_page,

@@ -165,6 +165,16 @@ async def test_an_item_with_a_queue_is_enqueued(server: Application) -> None:
     assert (await server.message(answers[0]["messageId"]))["queueName"] == "q"
 
 
+async def test_an_item_for_a_group_with_a_queue_is_enqueued(server: Application) -> None:
+    """W88: to each of its endpoints."""
+    await group_of(server, "both", f"{server.receiver.url}/a", f"{server.receiver.url}/b")
+
+    [answer] = await accepted(server, {"destination": "both", "queue": "q"})
+
+    messages = [await server.message(sent["messageId"]) for sent in answer]
+    assert [message["queueName"] for message in messages] == ["q", "q"]
+
+
 async def test_configuration_in_the_query_of_a_destination_is_taken_out_of_it(
     server: Application,
 ) -> None:

@@ -349,27 +349,32 @@ async def test_a_caller_who_goes_away_ends_the_question(when: str, how: str) -> 
 
 async def test_a_model_is_read_no_faster_than_its_caller_reads() -> None:
     """W229: a caller who reads nothing makes the model wait, and is given all when he does."""
-    sent_bytes = 0
     block = b"x" * 65_536
     count = 512
+    sent = 0
+    stalled, reads = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
-        nonlocal sent_bytes
+        nonlocal sent
         await peer.read_request()
         await peer.send(EVENTS + b"Content-Length: %d\r\n\r\n" % (len(block) * count))
         for _ in range(count):
-            await peer.send(block)
-            sent_bytes += len(block)
+            sent += 1
+            try:
+                async with asyncio.timeout(0.2):
+                    await peer.send(block)
+            except TimeoutError:  # it has been written, and waits to leave
+                stalled.set()
+                await reads.wait()
 
     async with asking_rude(script) as (server, _), connected(server) as caller:
         caller.ask(more="Connection: close\r\n")
         await caller.head()
-        before = -1
-        while sent_bytes != before:  # until nothing moves any more
-            before = sent_bytes
-            await asyncio.sleep(0.2)
-        assert sent_bytes < len(block) * count
+        async with asyncio.timeout(5):
+            await stalled.wait()
+        assert sent < count
 
+        reads.set()
         assert len(await caller.all()) == len(block) * count
 
 

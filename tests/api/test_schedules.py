@@ -94,6 +94,13 @@ async def test_a_schedule_is_made_listed_and_got(server: Application) -> None:
     assert await listed(server) == [expected]
 
 
+async def test_blanks_around_a_cron_of_the_query_are_not_kept(server: Application) -> None:
+    """W119: those of a header field are none of its value."""
+    schedule_id = await made(server, f"{URL}?upstash-cron=%20*/10%20*%20*%20*%20*%20", cron=None)
+
+    assert (await shown(server, schedule_id))["cron"] == "*/10 * * * *"
+
+
 @pytest.mark.parametrize(
     "destination", ["https://example.com", "https://example.com/", "https://example.com/a?b=c%20d"]
 )
@@ -113,6 +120,15 @@ async def test_there_may_be_no_schedules(server: Application) -> None:
     for path in ("/v2/schedules", "/v2/schedules/"):
         reply = await server.ask("GET", path)
         assert (reply.status, reply.json) == (200, [])
+
+
+async def test_every_value_of_a_header_is_kept_and_shown(server: Application) -> None:
+    """W129: in their order."""
+    twice = [(b"Upstash-Forward-X", b"b"), (b"Upstash-Forward-X", b"a")]
+
+    schedule_id = await made(server, more_header=twice)
+
+    assert (await shown(server, schedule_id))["header"] == {"X": ["b", "a"]}
 
 
 async def test_every_publish_header_is_kept_and_shown(server: Application) -> None:
@@ -206,7 +222,7 @@ async def test_an_id_that_is_there_is_overwritten_whole(server: Application) -> 
 
 @pytest.mark.parametrize("method", ["PATCH", "POST"])
 async def test_a_schedule_is_paused_and_resumed(server: Application, method: str) -> None:
-    """W124, W125: twice is as good as once, and the next time goes on meanwhile."""
+    """W124, W125, W134: twice is as good as once, and the next time goes on meanwhile."""
     schedule_id = await made(server, server.receiver.url)
 
     for _ in range(2):
@@ -370,6 +386,28 @@ async def test_a_schedule_speaks_of_its_zone_through_clock_changes() -> None:
     after = datetime.fromtimestamp(schedule["nextScheduleTime"] / 1000, zone)
     assert after.isoformat() == "2026-03-08T04:00:00-04:00"
     assert schedule["nextScheduleTime"] - int(start.timestamp() * 1000) == 15 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("now", "cron", "then"),
+    [
+        ("2026-03-08T01:00:00-05:00", "30 2 * * *", "2026-03-08T03:00:00-04:00"),  # skipped
+        ("2026-03-08T01:00:00-05:00", "*/30 * * * *", "2026-03-08T01:30:00-05:00"),
+        ("2026-11-01T01:00:00-04:00", "30 1 * * *", "2026-11-01T01:30:00-04:00"),  # comes twice
+        ("2026-11-01T01:30:00-04:00", "30 1 * * *", "2026-11-02T01:30:00-05:00"),
+        ("2026-11-01T01:30:00-04:00", "30 * * * *", "2026-11-01T01:30:00-05:00"),
+    ],
+)
+async def test_a_time_that_is_skipped_or_comes_twice_fires_once(
+    now: str, cron: str, then: str
+) -> None:
+    """W120: as vixie cron has it; what follows the clock on the wall fires whenever it reads so."""
+    async with serving(now_ms=int(datetime.fromisoformat(now).timestamp() * 1000)) as server:
+        schedule_id = await made(server, cron=f"CRON_TZ=America/New_York {cron}")
+        next_ms = (await shown(server, schedule_id))["nextScheduleTime"]
+
+    zone = ZoneInfo("America/New_York")
+    assert datetime.fromtimestamp(next_ms / 1000, zone).isoformat() == then
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from tests.support import conformity
 from waypost import assembly
 from waypost.domain import ids
 from waypost.domain.dev_users import DEV_USERS
@@ -177,7 +178,10 @@ class Application:
         body: bytes | None = None,
         token: str | None = "",
     ) -> Reply:
-        """One request; `path` goes out as it is.  `token`: None for none."""
+        """One request; `path` goes out as it is.  `token`: None for none.
+
+        Every answer is held against the OpenAPI document.
+        """
         fields = CIMultiDict(header)
         if token is not None:
             fields.setdefault("Authorization", f"Bearer {token or self._token}")
@@ -190,7 +194,9 @@ class Application:
             allow_redirects=False,
         ) as answer:
             raw = await answer.read()
-            return Reply(answer.status, answer.headers, json.loads(raw) if raw else None)
+            said = json.loads(raw) if raw else None
+            conformity.check(method, path, status=answer.status, header=answer.headers, body=said)
+            return Reply(answer.status, answer.headers, said)
 
     async def publish(
         self,

@@ -11,20 +11,22 @@ No framework lies between a request and its handler.
 
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
+from functools import cache
 from ipaddress import ip_network
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from waypost.api import problems
-from waypost.api.answer import Answer, json_answer
+from waypost.api import openapi, problems
+from waypost.api.answer import Answer, encode, json_answer
 from waypost.api.auth import authenticate, check_dev, console_fields
 from waypost.api.exchange import Api, Gone, Limits, Request
 from waypost.api.routes import (
     batch,
     chat,
     dead_letters,
+    description,
     flow_keys,
     health,
     keys,
@@ -128,11 +130,19 @@ ROUTES: Final = (
     Route("GET", "/healthz", health.alive, Needs.NOTHING),
     Route("GET", "/readyz", health.ready, Needs.NOTHING),
     Route("GET", "/metrics", health.metrics, Needs.NOTHING),
+    Route("GET", "/openapi.json", description.get, Needs.NOTHING),
 )
 """Every route there is."""
 
 LOOKING: Final = tuple(route for route in ROUTES if route.method == "GET")
 """What the log port of a development server has (D37)."""
+
+
+def described(routes: Sequence[Route] = ROUTES) -> dict[str, Any]:
+    """The OpenAPI document of these routes."""
+    return openapi.document(
+        (route.method, route.pattern, route.needs is not Needs.NOTHING) for route in routes
+    )
 
 
 class _Node:
@@ -261,6 +271,7 @@ def create_app(
         rates=rates,
         health=health,
         metrics=metrics,
+        description=cache(lambda: encode(described(routes))),
         answered=answered,
         clock=clock,
         limits=limits,

@@ -72,6 +72,7 @@ class Api(Struct, kw_only=True):
     rates: Rates
     health: Health
     metrics: Callable[[], Awaitable[bytes]]
+    description: Callable[[], bytes]
     answered: Callable[[str, int], None]
     clock: Clock
     limits: Limits

@@ -20,14 +20,14 @@ from waypost.services.publishing import Incoming
 SHOWN_CHARS_MAX: Final = 128
 
 
-class _Item(Struct, frozen=True):
+class BatchItem(Struct, frozen=True):
     destination: str | None = None
     headers: dict[str, Any] | None = None
     body: str | None = None
     queue: str | None = None
 
 
-_items = msgspec.json.Decoder(list[_Item])
+_items = msgspec.json.Decoder(list[BatchItem])
 
 
 async def batch(api: Api, request: Request) -> Answer:
@@ -41,7 +41,7 @@ async def batch(api: Api, request: Request) -> Answer:
 
 
 def _incoming(
-    api: Api, request: Request, at: int, item: _Item, passages: list[tuple[bytes, bytes]]
+    api: Api, request: Request, at: int, item: BatchItem, passages: list[tuple[bytes, bytes]]
 ) -> Incoming:
     body = (item.body or "").encode()
     if len(body) > api.limits.body_bytes_max:

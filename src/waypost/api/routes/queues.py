@@ -9,13 +9,13 @@ from waypost.api.exchange import Api, Request
 from waypost.api.json_body import read_json
 
 
-class _Put(Struct, frozen=True, rename="camel"):
+class QueueToPut(Struct, frozen=True, rename="camel"):
     queue_name: str
     parallelism: int | None = None
     paused: bool | None = None
 
 
-_put = msgspec.json.Decoder(_Put)
+_put = msgspec.json.Decoder(QueueToPut)
 
 
 async def page(api: Api, request: Request) -> Answer:

@@ -14,26 +14,26 @@ from waypost.domain.url_groups import UrlGroup
 from waypost.services.url_groups import Named
 
 
-class _Added(Struct, frozen=True):
+class EndpointToAdd(Struct, frozen=True):
     url: str
     name: str | None = None
 
 
-class _ToAdd(Struct, frozen=True):
-    endpoints: list[_Added]
+class EndpointsToAdd(Struct, frozen=True):
+    endpoints: list[EndpointToAdd]
 
 
-class _ToRemove(Struct, frozen=True):
+class EndpointsToRemove(Struct, frozen=True):
     endpoints: list[Named]
 
 
-class _Defaults(Struct, frozen=True):
+class DefaultHeaders(Struct, frozen=True):
     headers: dict[str, Any]
 
 
-_to_add = msgspec.json.Decoder(_ToAdd)
-_to_remove = msgspec.json.Decoder(_ToRemove)
-_defaults = msgspec.json.Decoder(_Defaults)
+_to_add = msgspec.json.Decoder(EndpointsToAdd)
+_to_remove = msgspec.json.Decoder(EndpointsToRemove)
+_defaults = msgspec.json.Decoder(DefaultHeaders)
 
 
 async def page(api: Api, request: Request) -> Answer:
