@@ -198,10 +198,12 @@ class Model:
 
     def claimed(self, claims: Sequence[Claim]) -> None:
         """Some claims were handed out by one call."""
-        begun = [self.began(claim) for claim in claims]
-        for queue in {it.queue for it in begun if it.queue is not None and not it.retried}:
-            left = [it for it in self.due() if it.queue == queue and it.holds]
-            assert not left or any(not it.holds for it in begun), (queue, left)
+        its = [self.known[claim.message.id] for claim in claims]
+        joined = {it.queue for it in its if it.queue is not None and not it.holds}
+        for claim in claims:
+            self.began(claim)
+        overtaken = [it for it in self.due() if it.holds and it.queue in joined]
+        assert not overtaken, "those in retry go before those that wait for a place"
 
     def began(self, claim: Claim) -> Known:
         """An attempt began: it was one that may begin."""
@@ -441,9 +443,13 @@ class Model:
 
     def opens_next_ms(self) -> int:
         """When the first of those that wait may go, when nothing is in flight."""
-        opens = [
+        return min(
             max(it.due_ms, self.now_ms if it.key is None else self.opens_ms(it.key) or 0)
             for it in self.waiting()
-            if self.has_a_place(it)
-        ]
-        return min(opens)
+            if self.has_a_place(it) and (it.holds or self._is_head(it))
+        )
+
+    def _is_head(self, it: Known) -> bool:
+        """Whether it is the first of those that wait for a place of its queue."""
+        its = [other for other in self.waiting() if other.queue == it.queue and not other.holds]
+        return it.queue is None or it is min(its, key=lambda other: other.order)

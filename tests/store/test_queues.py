@@ -20,6 +20,7 @@ from tests.support.factory import (
 )
 from waypost.domain.attempt import Delivered
 from waypost.domain.errors import LimitReached
+from waypost.domain.flow import Flow
 from waypost.domain.places import SUSPECT_AFTER
 from waypost.store.protocol import Claim, Draft, Emptied, Queue
 
@@ -629,3 +630,38 @@ async def test_whatever_happens_places_order_and_pauses_hold(bench: Bench, seed:
         assert (queue.lag if queue else 0) == accepted - ended
 
     assert begun == [id_of(draft) for draft in drafts]
+
+
+async def test_no_message_joins_a_queue_while_one_in_retry_is_left_over(bench: Bench) -> None:
+    """The share of the queue is used up by some of those in retry: the others come next."""
+    await bench.store.put_queue("acme", "mail", parallelism=8, paused=None, now_ms=T0)
+    tried = queued(count=4)
+    await bench.add_waiting(*tried)
+    for claim in await bench.claim():
+        await bench.retry(claim, at_ms=T0 + 1)
+    await bench.add_waiting(*queued(count=4))
+    await bench.add_waiting(a_draft(delay_ms=2))
+
+    claimed = ids(await bench.claim(4, now_ms=T0 + 2))
+
+    in_queue = [claimed_id for claimed_id in claimed if claimed_id in map(id_of, tried)]
+    assert len(in_queue) == 3
+    assert len(claimed) == 4
+
+
+async def test_a_retry_is_not_held_up_by_what_another_message_waits_for(bench: Bench) -> None:
+    """It has its place; the key and the host are those of one that waits for a place."""
+    full = Flow("k", rate=1, period_ms=MINUTE)
+    await bench.add(a_draft(flow=full))
+    await bench.store.put_queue("acme", "mail", parallelism=2, paused=None, now_ms=T0)
+    retried, waits = a_draft(queue="mail"), a_draft(queue="mail", flow=full)
+    bench.born.clear()
+    await bench.add_waiting(retried)
+    [claim] = await bench.claim()
+    await bench.retry(claim, at_ms=T0 + SECOND)
+    await bench.add(waits)
+
+    assert await bench.claim() == []
+    assert await bench.next_due_ms() == T0 + SECOND
+    assert ids(await bench.claim(now_ms=T0 + SECOND)) == [id_of(retried)]
+    assert ids(await bench.claim(now_ms=T0 + MINUTE)) == [id_of(waits)]

@@ -52,6 +52,7 @@ class Claims:
             batch.on_rollback.append(partial(places.wait_for, resource))
             if lanes.reopen(db, resource, count_max=room, turn_ms=ask.now_ms):
                 places.wait_for(resource)
+        lanes.reopen_for_retries(db, count_max=LANES_VISITED_MAX, now_ms=ask.now_ms)
         claiming = _Claiming(batch, ask)
         claiming.permits.open()
         for _ in range(PASSES_MAX):
@@ -123,7 +124,8 @@ class _Claiming:
             place = lanes.queue_place(self.db, tenant, queue)
             if blocked_on is None and not place.paused:
                 waiting = len(self.claims)
-                blocked_on = self._read(tenant, lane, holding=0, count_max=place.free)
+                count_max = min(place.free, share - (waiting - begun))
+                blocked_on = self._read(tenant, lane, holding=0, count_max=count_max)
                 holds = [(tenant, lane, claim.number) for claim in self.claims[waiting:]]
                 insert(self.db, "hold", holds)
         taken = [claim.number for claim in self.claims[begun:]]
@@ -140,7 +142,7 @@ class _Claiming:
             if key_of(lane) is None:  # the lane of the key itself waits already
                 self.permits.wait(tenant, lane, blocked_on)
         elif blocked_on is not None and blocked_on != NODE:
-            lanes.block(self.db, tenant, lane, on=blocked_on)
+            lanes.block(self.db, tenant, lane, on=blocked_on, now_ms=self.ask.now_ms)
 
     def _read(self, tenant: str, lane: str, *, holding: int, count_max: int) -> str | None:
         """Claim up to `count_max` from the head; the resource that stopped us, if one did."""

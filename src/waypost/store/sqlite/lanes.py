@@ -90,7 +90,7 @@ def refresh(
     turn_ms = None if due_ms is None else max(due_ms, now_ms)
     stands_in_line = "blocked_on IS NULL AND turn_ms < excluded.turn_ms AND ?"
     db.execute(
-        "INSERT INTO lane VALUES (?, ?, ?, NULL) ON CONFLICT (tenant, lane) DO UPDATE SET"
+        "INSERT INTO lane VALUES (?, ?, ?, NULL, NULL) ON CONFLICT (tenant, lane) DO UPDATE SET"
         f" turn_ms = CASE WHEN {stands_in_line} THEN turn_ms ELSE excluded.turn_ms END,"
         " blocked_on = NULL",
         (tenant, lane, turn_ms, turn_ms == now_ms and not served),
@@ -98,9 +98,29 @@ def refresh(
     return turn_ms
 
 
-def block(db: apsw.Connection, tenant: str, lane: str, *, on: str) -> None:
-    """Take a lane out of the turns until `reopen` of that resource."""
-    db.execute("UPDATE lane SET blocked_on = ? WHERE tenant = ? AND lane = ?", (on, tenant, lane))
+def block(db: apsw.Connection, tenant: str, lane: str, *, on: str, now_ms: int) -> None:
+    """Take a lane out of the turns until `reopen` of that resource, or until one that holds
+    a place of the queue falls due."""
+    retry_ms = None
+    if queue_of(lane) is not None:
+        retry_ms = head_due_ms(db, tenant, lane, holding=1)
+        if retry_ms is not None and retry_ms <= now_ms:
+            retry_ms = None  # it is the one that was refused
+    db.execute(
+        "UPDATE lane SET blocked_on = ?, retry_ms = ? WHERE tenant = ? AND lane = ?",
+        (on, retry_ms, tenant, lane),
+    )
+
+
+def reopen_for_retries(db: apsw.Connection, *, count_max: int, now_ms: int) -> None:
+    """Let some lanes join the line that are blocked, and in which a message that holds a
+    place has fallen due."""
+    db.execute(
+        "UPDATE lane SET blocked_on = NULL, turn_ms = ? WHERE (tenant, lane) IN"
+        " (SELECT tenant, lane FROM lane INDEXED BY lane_retry"
+        "  WHERE blocked_on IS NOT NULL AND retry_ms <= ? ORDER BY retry_ms LIMIT ?)",
+        (now_ms, now_ms, count_max),
+    )
 
 
 def stand_back(db: apsw.Connection, tenant: str, lane: str, *, turn_ms: int) -> None:
@@ -143,7 +163,7 @@ def wait(db: apsw.Connection, lanes: dict[tuple[str, str], int]) -> None:
     """Note that something waits in lanes without places of their own: a turn for each,
     which is not before now."""
     db.executemany(
-        "INSERT INTO lane VALUES (?, ?, ?, NULL) ON CONFLICT (tenant, lane)"
+        "INSERT INTO lane VALUES (?, ?, ?, NULL, NULL) ON CONFLICT (tenant, lane)"
         " DO UPDATE SET turn_ms = min(turn_ms, excluded.turn_ms)",
         ((tenant, lane, turn_ms) for (tenant, lane), turn_ms in lanes.items()),
     )
@@ -201,12 +221,14 @@ def ready_lanes(db: apsw.Connection, tenant: str, *, now_ms: int, count_max: int
 
 def next_turn_ms(db: apsw.Connection) -> int | None:
     """When the next lane's turn comes; a time that has passed where one is ready."""
-    found = query(
+    turns = query(
         db,
-        "SELECT turn_ms FROM lane INDEXED BY lane_due"
-        " WHERE blocked_on IS NULL AND turn_ms IS NOT NULL ORDER BY turn_ms LIMIT 1",
+        "SELECT (SELECT turn_ms FROM lane INDEXED BY lane_due"
+        "  WHERE blocked_on IS NULL AND turn_ms IS NOT NULL ORDER BY turn_ms LIMIT 1),"
+        " (SELECT retry_ms FROM lane INDEXED BY lane_retry"
+        "  WHERE blocked_on IS NOT NULL AND retry_ms IS NOT NULL ORDER BY retry_ms LIMIT 1)",
     ).fetchone()
-    return None if found is None else int(found[0])
+    return min((turn_ms for turn_ms in turns if turn_ms is not None), default=None)
 
 
 def is_ready(db: apsw.Connection, *, now_ms: int) -> bool:

@@ -81,13 +81,15 @@ CREATE TABLE lane (
     tenant     TEXT NOT NULL,
     lane       TEXT NOT NULL,
     turn_ms    INTEGER,
-    blocked_on TEXT,
+    blocked_on TEXT, retry_ms INTEGER,
     PRIMARY KEY (tenant, lane)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX lane_blocked ON lane (blocked_on, turn_ms) WHERE blocked_on IS NOT NULL;
 
 CREATE INDEX lane_due ON lane (turn_ms) WHERE blocked_on IS NULL AND turn_ms IS NOT NULL;
+
+CREATE INDEX lane_retry ON lane (retry_ms) WHERE blocked_on IS NOT NULL AND retry_ms IS NOT NULL;
 
 CREATE INDEX lane_turn ON lane (tenant, turn_ms) WHERE blocked_on IS NULL AND turn_ms IS NOT NULL;
 

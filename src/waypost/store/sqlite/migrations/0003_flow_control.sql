@@ -18,3 +18,9 @@ CREATE TABLE flow_key (
 
 CREATE INDEX flow_key_used ON flow_key (used_ms);
 CREATE INDEX flow_key_opens ON flow_key (opens_ms) WHERE opens_ms IS NOT NULL;
+
+-- A queue that is blocked has its turn all the same when a message of its own in retry,
+-- which holds its place, falls due: `retry_ms` says when.
+ALTER TABLE lane ADD COLUMN retry_ms INTEGER;
+
+CREATE INDEX lane_retry ON lane (retry_ms) WHERE blocked_on IS NOT NULL AND retry_ms IS NOT NULL;
