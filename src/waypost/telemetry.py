@@ -286,9 +286,12 @@ EVENTS: dict[str, str] = {
     "no_log_port": "The port of the log server is taken, and dev does without it; says why",
     "firing_failed": "A run of a schedule could not be made; says why",
     "firings_skipped": "Firings of a schedule were too late to run; says how many, and which",
+    "schedule_unreadable": "A schedule that the store keeps cannot be read; it is passed over, "
+    "and looked at again in an hour; it can be overwritten or deleted",
     "settle_stale": "An attempt ended after its claim was lost; nothing was changed",
     "store_away": "The store could not take back what was in flight at the end; says why",
     "loop_fault": "A step of a loop failed; it rests and is tried again",
+    "loop_waits": "A loop waits for free space, and tries again each second; said once",
     "request_fault": "A request failed for a fault of ours; its answer names the same fault",
 }
 """Every log event of ours, and what it says.  What a library logs has its text as event."""

@@ -4,12 +4,14 @@ import msgspec
 import pytest
 
 from tests.support.factory import HOUR, MINUTE, SECOND, T0, a_schedule
+from waypost.domain import options
 from waypost.domain.cron import read_cron
 from waypost.domain.errors import Invalid
 from waypost.domain.flow import Flow
 from waypost.domain.message import Callback
 from waypost.domain.redaction import Redaction
 from waypost.domain.schedules import (
+    SET_BACK_MS,
     Rule,
     Schedule,
     Turn,
@@ -182,6 +184,76 @@ KEPT = b"""{"tenant":"acme","id":"s","cron":"@daily","destination":"g","asked":{
 "fields":[["upstash-label","a"]],"parameters":{"upstash-retries":"5"},"caller_ip":"192.0.2.7",
 "created_ms":1,"updated_ms":2,"next_ms":3,"fired_ms":4,"run":["msg_1"],"error":"no"}"""
 """A schedule as the first version wrote it."""
+
+
+KEPT_WHOLE = b"""{"tenant":"acme","id":"s","cron":"CRON_TZ=Europe/Berlin 0 4 * * *",
+"destination":"g","asked":{"method":"PATCH","header":{"X":["y"]},"timeout_ms":30000,"retries":7,
+"retry_delay":"1000*retried","not_before_ms":0,"deduplication_id":null,
+"content_based_deduplication":false,"labels":["a","b"],"queue":"q",
+"redaction":{"body":true,"fields":["Authorization"]},
+"flow":{"key":"k","parallelism":2,"rate":5,"period_ms":60000},
+"callback":{"url":"https://me.example/done","method":"PUT","header":{"Y":["z"]},"retries_max":2,
+"timeout_ms":900000,"delay_ms":1000,"queue":"cq","labels":["c"]},
+"failure_callback":{"url":"https://me.example/failed","retries_max":7,"timeout_ms":900000}},
+"delay_ms":10000,"fields":[["upstash-label","a,b"]],"parameters":{"upstash-retries":"7"},
+"caller_ip":"192.0.2.7","created_ms":1,"updated_ms":2,"next_ms":3,"fired_ms":4,"run":["msg_1"],
+"error":"no"}"""
+"""A schedule that says all it can, as it was written when all of these could be asked for."""
+
+
+def test_a_schedule_that_says_all_it_can_stays_readable_and_is_written_as_it_was():
+    """Never change this literal: such rows are on disks, and their schedules have to run."""
+    schedule = msgspec.json.decode(KEPT_WHOLE, type=Schedule)
+
+    asked = options.parse(
+        [
+            (f"upstash-{name}".encode(), text.encode())
+            for name, text in {
+                "method": "PATCH", "forward-x": "y", "retries": "7", "timeout": "30s",
+                "retry-delay": "1000*retried", "label": "a,b", "queue-name": "q",
+                "redact-fields": "body,header[Authorization]", "flow-control-key": "k",
+                "flow-control-value": "parallelism=2, rate=5, period=1m",
+                "callback": "https://me.example/done", "callback-method": "PUT",
+                "callback-forward-y": "z", "callback-retries": "2", "callback-delay": "1s",
+                "callback-label": "c", "callback-queue-name": "cq",
+                "failure-callback": "https://me.example/failed",
+            }.items()
+        ],
+        {},
+        limits=options.Limits(),
+        now_ms=0,
+    )  # fmt: skip
+    assert schedule == Schedule(
+        tenant="acme", id="s", cron="CRON_TZ=Europe/Berlin 0 4 * * *", destination="g",
+        asked=asked, delay_ms=10_000, fields=[("upstash-label", "a,b")],
+        parameters={"upstash-retries": "7"}, caller_ip="192.0.2.7", created_ms=1, updated_ms=2,
+        next_ms=3, fired_ms=4, run=["msg_1"], error="no",
+    )  # fmt: skip
+    assert msgspec.json.encode(schedule) == KEPT_WHOLE.replace(b"\n", b"")
+
+
+def test_what_takes_the_place_of_one_that_is_due_keeps_the_firing_if_the_times_are_the_same():
+    now_ms, later_ms = HOUR_MS + 5, HOUR_MS + HOUR
+    before = due("@hourly")
+
+    assert in_place_of(before, a_schedule(cron="@hourly"), now_ms=now_ms).next_ms == HOUR_MS
+    for cron, facts in (
+        ("0 * * * *", {}),
+        ("@hourly", {"paused": True, "next_ms": None}),
+        ("@hourly", {"next_ms": later_ms}),
+    ):
+        changed = msgspec.structs.replace(before, **facts)
+        after = in_place_of(changed, a_schedule(cron=cron), now_ms=now_ms)
+        assert after.next_ms == later_ms
+
+
+def test_a_fire_time_that_is_far_ahead_holds_up_nothing():
+    """A clock was wrong when it ran; one within a day may have been right, and now be set back."""
+    for ahead_ms, next_ms in ((SET_BACK_MS, HOUR_MS + SET_BACK_MS), (SET_BACK_MS + 1, HOUR_MS)):
+        still = due("@hourly", paused=True, fired_ms=HOUR_MS + ahead_ms - 10 * MINUTE)
+
+        assert upcoming_ms(still, now_ms=HOUR_MS - 10 * MINUTE) == next_ms
+        assert resumed(still, now_ms=HOUR_MS - 10 * MINUTE).next_ms == next_ms
 
 
 def test_a_schedule_is_read_as_the_first_version_wrote_it():

@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.clock import SetClock
 from tests.support.factory import HOUR, SECOND
-from waypost.domain.errors import StoreBroken, StoreUnavailable
+from waypost.domain.errors import StoreBroken, StoreFull, StoreUnavailable
 from waypost.loops import loop as home
 from waypost.loops.loop import Loop
 from waypost.telemetry import Telemetry
@@ -47,6 +48,31 @@ async def test_a_store_that_is_away_rests_the_loop_and_does_not_end_it(
     await loop.run()
 
     assert telemetry.loop_faults == 3
+
+
+async def test_a_loop_waits_for_free_space_and_says_so_once_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(home, "REST_AFTER_FAULT_MS", 1)
+    telemetry = Telemetry()
+    full = iter([True, True, True, False, True, True])
+    left = 6
+
+    async def step(_now_ms: int) -> int:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            loop.stop()
+        if next(full):
+            raise StoreFull("1 byte is free")
+        return 0
+
+    loop = Loop("test", step, clock=SetClock(), telemetry=telemetry)
+    with capture_logs() as logs:
+        await loop.run()
+
+    assert [(one["event"], one["why"]) for one in logs] == [("loop_waits", "1 byte is free")] * 2
+    assert telemetry.loop_faults == 0
 
 
 @pytest.mark.parametrize("fault", [StoreBroken("gone"), ZeroDivisionError()])

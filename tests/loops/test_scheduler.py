@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from random import Random
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
-from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from tests.store.bench import Bench
 from tests.support.clock import SetClock
 from tests.support.factory import DAY, HOUR, MINUTE, SECOND, T0
-from waypost.domain.errors import LimitReached
+from waypost.domain import cron
+from waypost.domain.errors import LimitReached, NotFound, StoreFull
 from waypost.domain.message import Message
 from waypost.domain.options import Limits
 from waypost.domain.schedules import Rule, Schedule
@@ -21,6 +21,7 @@ from waypost.domain.url_groups import Endpoint, UrlGroup
 from waypost.loops.scheduler import POLL_MS, Scheduler
 from waypost.services import schedules as services
 from waypost.services.publishing import Incoming, Publishing
+from waypost.services.rates import Rates
 from waypost.services.schedules import Schedules
 from waypost.store.sqlite.store import MEMORY, SqliteStore
 from waypost.telemetry import Telemetry
@@ -339,6 +340,18 @@ async def test_a_group_says_at_each_run_what_the_schedule_does_not(rig: Rig) -> 
     assert second.created_ms == T0 + 2 * MINUTE
 
 
+async def test_to_a_group_with_defaults_the_servers_defaults_of_the_day_count(rig: Rig) -> None:
+    """As docs/schedules.md says: the request is read again, with the group's."""
+    await group(rig, "https://a.example", header={"Upstash-Label": ["theirs"]})
+    await rig.create(destination="g")
+    rig.schedules._publishing._limits = Limits(retries_default=9)
+
+    await rig.step(after_ms=MINUTE)
+
+    [message] = await rig.made()
+    assert (message.labels, message.retries_max) == (["theirs"], 9)
+
+
 async def test_a_run_that_cannot_be_made_is_told_of_and_the_next_goes_on(rig: Rig) -> None:
     await group(rig, "https://a.example")
     await rig.create(destination="g")
@@ -363,19 +376,140 @@ async def test_a_run_that_cannot_be_made_is_told_of_and_the_next_goes_on(rig: Ri
     assert [(await rig.kept(one)).error for one in "st"] == [None, None]
 
 
-async def test_a_schedule_whose_zone_is_gone_ends_and_says_so(rig: Rig) -> None:
+async def test_a_schedule_whose_zone_is_gone_says_so_and_runs_when_it_is_there_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After an update of the time zones, or on another machine."""
+    await rig.create("CRON_TZ=Europe/Berlin * * * * *")
+    await rig.create("@yearly", schedule_id="t")
+
+    def gone(key: str) -> ZoneInfo:
+        raise ZoneInfoNotFoundError(key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cron, "ZoneInfo", gone)
+        cron.read_cron.cache_clear()
+        for _ in range(3):
+            await rig.steps(after_ms=MINUTE)
+        assert "no time zone" in str((await rig.kept()).error)
+        assert rig.telemetry.firings == {"fired": 0, "failed": 1, "skipped": 0}
+    cron.read_cron.cache_clear()
+    await rig.steps(after_ms=services.PUT_OFF_MS - 2 * MINUTE)
+
+    schedule = await rig.kept()
+    assert [message.created_ms for message in await rig.made()] == [T0 + 61 * MINUTE]
+    assert (schedule.fired_ms, schedule.error) == (T0 + 61 * MINUTE, None)
+    await rig.steps(after_ms=MINUTE)
+    assert len(await rig.made()) == 2
+
+
+async def test_a_schedule_that_cannot_be_read_holds_up_no_other(rig: Rig) -> None:
+    """It is passed over, and may be overwritten or deleted."""
+    for schedule_id in ("bad", "good", "worse"):
+        await rig.create(schedule_id=schedule_id)
+    for schedule_id, facts in (("bad", b'{"tenant":1}'), ("worse", b'{"tenant":"\xff"}')):
+        rig.store.writer.db.execute(
+            "UPDATE schedule SET facts = ? WHERE id = ?", (facts, schedule_id)
+        )
+
+    with capture_logs() as logs:
+        assert await rig.steps(after_ms=MINUTE) == 1
+        assert await rig.steps(after_ms=MINUTE) == 1
+
+    assert [one.schedule for one in await rig.made()] == ["good", "good"]
+    told = [one["schedule_id"] for one in logs if one["event"] == "schedule_unreadable"]
+    assert sorted(told) == ["bad", "worse"]
+    assert [one.kept.schedule.id for one in await rig.schedules.all("acme")] == ["good"]
+    for call in (rig.schedules.get, rig.schedules.pause, rig.schedules.resume):
+        with pytest.raises(NotFound):
+            await call("acme", "bad")
+    await rig.create(schedule_id="bad")
+    await rig.schedules.delete("acme", "worse")
+    await rig.steps(after_ms=MINUTE)
+    assert sorted(str(one.schedule) for one in await rig.made()) == ["bad", *["good"] * 3]
+
+
+async def test_a_schedule_that_can_be_read_again_runs_within_the_hour(rig: Rig) -> None:
     await rig.create()
-    kept = await rig.kept()
+    db = rig.store.writer.db
+    [[facts]] = db.execute("SELECT facts FROM schedule")
+    db.execute("UPDATE schedule SET facts = x'7b'")
+    await rig.steps(after_ms=MINUTE)
+    db.execute("UPDATE schedule SET facts = ?", (facts,))
 
-    lost = replace(kept, cron="CRON_TZ=No/Where * * * * *")
-    await rig.store.change_schedule("acme", "s", lambda _: lost)
+    await rig.steps(after_ms=services.PUT_OFF_MS)
+
+    assert len(await rig.made()) == 1
+
+
+async def test_a_schedule_that_is_put_again_when_it_is_due_runs(rig: Rig) -> None:
+    await rig.create("@daily")
+    next_ms = (await rig.kept()).next_ms
+    assert next_ms is not None
+    rig.clock.go_on(next_ms + 5 - T0)
+
+    await rig.create("@daily")
+    await rig.steps()
+    await rig.create("@daily")
+    await rig.steps()
+
+    assert len(await rig.made()) == 1
+    assert (await rig.kept()).next_ms == next_ms + DAY
+
+
+async def test_a_clock_that_was_far_ahead_does_not_silence_what_is_put_again(rig: Rig) -> None:
+    await rig.create()
     await rig.create(schedule_id="t")
-    await rig.step(after_ms=MINUTE)
+    await rig.steps(after_ms=365 * DAY)
+    rig.clock.go_on(-365 * DAY)
 
-    assert "no time zone" in str((await rig.kept()).error)
-    assert (await rig.kept()).next_ms is None
-    assert [message.schedule for message in await rig.made()] == ["t"]
+    await rig.create()
+    await rig.schedules.pause("acme", "t")
+    await rig.schedules.resume("acme", "t")
+    await rig.steps(after_ms=MINUTE)
+
+    assert len(await rig.made()) == 4
+    assert (await rig.kept()).next_ms == T0 + 2 * MINUTE
+
+
+@pytest.mark.parametrize("what", ["maxqueues", "messages a day"])
+async def test_a_run_that_is_over_a_limit_fails_and_the_next_goes_on(rig: Rig, what: str) -> None:
+    if what == "maxqueues":
+        rig.schedules._limits = Limits(queue_count_max=1)
+    else:
+        rig.schedules._rates = Rates(rig.clock, messages_per_day_max=1)
+    await rig.create("* * * * *", "a", queue_name="one")
+    await rig.step(after_ms=MINUTE)
+    await rig.schedules.delete("acme", "a")
+    await rig.create(queue_name="two")
+
+    with capture_logs() as logs:
+        await rig.steps(after_ms=MINUTE)
+
+    schedule = await rig.kept()
+    [told] = logs
+    assert (told["event"], told["why"]) == ("firing_failed", schedule.error)
+    assert what in str(schedule.error).lower()
+    assert (schedule.fired_ms, schedule.run) == (T0 + 2 * MINUTE, [])
+    assert rig.telemetry.firings == {"fired": 1, "failed": 1, "skipped": 0}
+    rig.schedules._limits = Limits()
+    await rig.steps(after_ms=DAY)
+    assert [one.queue for one in await rig.made()] == ["one", "two"]
+
+
+async def test_runs_that_the_store_has_no_room_for_do_not_count_as_messages(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = rig.schedules._rates = Rates(rig.clock, messages_per_day_max=1)
+    await rig.create()
+
+    rig.clock.go_on(MINUTE)
+    monkeypatch.setattr(rig.store, "_refusing", lambda: "the disk is full")
+    for _ in range(3):
+        with pytest.raises(StoreFull):
+            await rig.step()
+
+    rates.messages("acme", 1)
 
 
 async def test_many_that_are_due_at_once_fire_in_chunks(rig: Rig) -> None:

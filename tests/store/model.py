@@ -366,6 +366,8 @@ class Model:
         fired = [] if before is None else before.fired
         it = self.schedules[name] = KnownSchedule(every_ms, body, self.next_version(), fired=fired)
         it.aim(self.now_ms)
+        if before is not None and before.every_ms == every_ms and before.next_ms is not None:
+            it.next_ms = min(it.next_ms or before.next_ms, before.next_ms)
 
     def schedule_changed(self, name: Name, change: str) -> None:
         if change == "delete":

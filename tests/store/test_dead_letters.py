@@ -11,11 +11,11 @@ from tests.store.conftest import Open
 from tests.support.factory import DAY, SECOND, T0, a_callback, a_draft, a_message
 from waypost.domain.attempt import GiveUp, Outcome, TryAgain
 from waypost.domain.callbacks import Report, body
-from waypost.domain.errors import Invalid, StoreFull
+from waypost.domain.errors import Invalid, LimitReached, StoreFull
 from waypost.domain.filters import EVERYTHING, Filter
 from waypost.domain.flow import Flow
 from waypost.domain.message import Message
-from waypost.store.protocol import Draft, Retention
+from waypost.store.protocol import Draft, NewMessage, Retention
 from waypost.store.sqlite import dead_letters
 
 LATER = T0 + 5 * SECOND
@@ -156,6 +156,52 @@ async def test_a_page_ends_at_its_bytes(bench: Bench) -> None:
     assert page.cursor == letters[1]
     page = await bench.store.dead_letters("acme", cursor=None, count_max=9, bytes_max=1)
     assert [letter.id for letter in page.dead_letters] == letters[:1]
+
+
+async def test_bodies_that_are_not_asked_for_take_no_room(bench: Bench) -> None:
+    letters = await fail(bench, *[a_draft(body=bytes(10_000)) for _ in range(3)])
+
+    page = await bench.store.dead_letters(
+        "acme", latest_first=True, cursor=None, count_max=9, bytes_max=25_000, bodies=False
+    )
+
+    assert [letter.id for letter in page.dead_letters] == letters[::-1]
+    assert {(letter.body, letter.response_body) for letter in page.dead_letters} == {(b"", b"")}
+    assert (page.cursor, page.full, page.size < 10_000) == (None, False, True)
+
+
+async def test_an_id_that_is_spelled_otherwise_names_nothing(bench: Bench) -> None:
+    """Else it would be taken away, and its message not published."""
+    [letter] = await fail(bench, a_draft())
+    other = f"0{letter}"
+
+    assert await retry(bench, other) == [None]
+    assert await bench.store.delete_dead_letters("acme", [other]) == 0
+    assert await bench.store.dead_letter("acme", other) is None
+    assert await found(bench, of(dead_letter_ids=[other])) == []
+    assert await found(bench) == [letter]
+
+
+async def test_a_retry_that_would_make_a_queue_too_many_changes_nothing(bench: Bench) -> None:
+    letters = await fail(bench, a_draft(), a_draft())
+    await bench.store.put_queue("acme", "there", parallelism=1, paused=False, now_ms=T0)
+
+    def into(queue: str) -> NewMessage:
+        def new_message(dead: Message) -> Draft:
+            draft = again(dead)
+            return replace(draft, message=replace(draft.message, queue=queue))
+
+        return new_message
+
+    with pytest.raises(LimitReached):
+        await bench.store.retry_dead_letters(
+            "acme", letters, into("new"), queue_count_max=1, now_ms=LATER
+        )
+    assert await found(bench) == letters
+    new_ids = await bench.store.retry_dead_letters(
+        "acme", letters, into("there"), queue_count_max=1, now_ms=LATER
+    )
+    assert None not in new_ids
 
 
 async def test_a_cursor_that_is_none_is_refused(bench: Bench) -> None:

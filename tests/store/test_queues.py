@@ -665,3 +665,18 @@ async def test_a_retry_is_not_held_up_by_what_another_message_waits_for(bench: B
     assert await bench.next_due_ms() == T0 + SECOND
     assert ids(await bench.claim(now_ms=T0 + SECOND)) == [id_of(retried)]
     assert ids(await bench.claim(now_ms=T0 + MINUTE)) == [id_of(waits)]
+
+
+async def test_a_queue_made_narrower_than_what_is_in_flight_waits_for_enough_of_it_to_end(
+    bench: Bench,
+) -> None:
+    await bench.store.put_queue("acme", "q", parallelism=5, paused=None, now_ms=T0)
+    await bench.add(*queued("q", count=6))
+    await bench.store.put_queue("acme", "q", parallelism=2, paused=None, now_ms=T0)
+
+    for claim in bench.born[:3]:
+        await bench.deliver(claim)
+        assert await bench.claim() == []
+    await bench.deliver(bench.born[3])
+
+    assert len(await bench.claim()) == 1

@@ -307,6 +307,80 @@ async def test_schedules_and_their_firings_outlast_a_restart(
         assert await store.message("acme", draft.message.id) is not None
 
 
+async def test_a_store_opened_again_after_a_crash_before_the_commit_fires_exactly_once(
+    open_store: Open, durable: None
+) -> None:
+    """What was due had been read, and its messages were drafted."""
+    schedule = a_schedule(next_ms=T0)
+    lost, made = a_draft(schedule="s"), a_draft(schedule="s")
+    async with open_store() as store:
+        await keep(store, schedule)
+        [(before, _)] = (await due(store)).due
+
+    async with open_store() as store:
+        [(read, _)] = (await due(store)).due
+        assert read == before
+        bench = Bench(store)
+        assert await fire(bench, read, made)
+        assert not await fire(bench, before, lost)
+        assert await store.message("acme", made.message.id) is not None
+        assert await store.message("acme", lost.message.id) is None
+        assert (await due(store)).due == []
+
+
+async def test_a_schedule_that_is_put_off_is_due_later_and_else_as_it_was(bench: Bench) -> None:
+    store, schedule = bench.store, a_schedule(next_ms=T0)
+    await keep(store, schedule)
+
+    await store.put_off_schedule("acme", "s", until_ms=T0 + MINUTE, now_ms=T0)
+    await store.put_off_schedule("acme", "none", until_ms=T0 + MINUTE, now_ms=T0)
+
+    assert await kept(store) == schedule
+    assert await due(store) == await due(store, now_ms=T0 + MINUTE - 1)
+    assert (await due(store)).next_ms == T0 + MINUTE
+    [(read, _)] = (await due(store, now_ms=T0 + MINUTE)).due
+    assert read == schedule
+    assert await fire(bench, read, a_draft(schedule="s"))
+
+
+async def test_a_schedule_that_is_not_due_is_not_put_off(bench: Bench) -> None:
+    """One that is paused, or whose tenant was revoked, would be due again; one that was
+    overwritten meanwhile would be late."""
+    await keep(bench.store, a_schedule(paused=True))
+    await keep(bench.store, a_schedule("t", next_ms=T0 + 1))
+
+    for schedule_id in "st":
+        await bench.store.put_off_schedule("acme", schedule_id, until_ms=T0 + MINUTE, now_ms=T0)
+
+    [(only, _)] = (await due(bench.store, now_ms=T0 + 1)).due
+    assert only.id == "t"
+    assert (await due(bench.store)).next_ms == T0 + 1
+
+
+async def test_a_run_that_would_make_a_queue_too_many_changes_nothing(bench: Bench) -> None:
+    store, schedule = bench.store, a_schedule(next_ms=T0)
+    await keep(store, schedule)
+    await bench.add(a_draft(queue="one"))
+    draft = a_draft(queue="two", schedule="s")
+
+    with pytest.raises(LimitReached):
+        await store.fire(
+            schedule, fired(schedule), [draft], births=bench.births, queue_count_max=1, now_ms=T0
+        )
+
+    assert await kept(store) == schedule
+    assert await store.message("acme", draft.message.id) is None
+    assert await store.queue("acme", "two") is None
+    await store.fire(
+        schedule,
+        fired(schedule),
+        [a_draft(queue="one", schedule="s")],
+        births=bench.births,
+        queue_count_max=1,
+        now_ms=T0,
+    )
+
+
 async def test_below_the_watermark_nothing_is_made_and_what_is_there_may_be_changed(
     open_store: Open, durable: None
 ) -> None:

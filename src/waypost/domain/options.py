@@ -143,9 +143,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     timeout_ms_default: int = 900_000
     timeout_ms_max: int = 7_200_000
     label_count_max: int = 100
-    batch_count_max: int = 10_000
+    batch_count_max: int = 1_000
     queue_count_max: int = 10_000
     schedule_count_max: int = 10_000
+    url_group_count_max: int = 1_000
     endpoint_count_max: int = 100
     flow_period_ms_max: int = 604_800_000
 

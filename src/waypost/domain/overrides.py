@@ -3,7 +3,8 @@ but for what the retry asks for (D27, contract section 10.6).
 
 A retry is asked for with the header fields of a publish, of which those that are
 given take the place of the message's own.  Header fields that are to be
-forwarded come beside the old ones and beat those of the same name.  It goes at
+forwarded come beside the old ones and beat those of the same name.  What was
+hidden stays hidden.  It goes at
 once, where no delay is asked for; deduplication has nothing to say (D2).
 """
 
@@ -73,13 +74,12 @@ def anew(
 ) -> Message:
     """The message that is published for a dead one.
 
-    A callback stays one, has none of its own (D25), and goes on hiding what tells of its
-    source; a built-in API is always POSTed to.
+    A callback stays one and has none of its own (D25); a built-in API is always POSTed to.
     """
     changes = dict(overrides.changes)
     if dead.api is not None:
         changes.pop("method", None)
-    if dead.callback_of is not None and "redaction" in changes:
+    if "redaction" in changes:
         changes["redaction"] = both(dead.redaction, changes["redaction"])
     for name in _CALLBACKS:
         callback: Callback | None = changes.get(name)

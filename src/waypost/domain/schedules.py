@@ -2,7 +2,8 @@
 
 A schedule is a publish request that is kept, and made again at each fire time.
 What it asked for is kept as it was read, so that neither another default nor
-another version changes it; where it leads is looked at anew each time.
+another version changes it; where it leads is looked at anew each time.  Only to
+a URL group that has default headers is it read again at each run, with them.
 
 What was not fired in time, for the server was down or late, is a misfire:
 
@@ -28,6 +29,10 @@ from waypost.domain.options import Options, checked_name
 
 LATE_MS: Final = 60_000
 """A firing that runs within so long is on time: fire times are minutes."""
+
+SET_BACK_MS: Final = 86_400_000
+"""A fire time that ran no farther ahead than this does not run again, for the clock was set
+back; one that is farther ahead was a wrong clock's, and holds up nothing."""
 
 CRON: Final = b"upstash-cron"
 SCHEDULE_ID: Final = b"upstash-schedule-id"
@@ -158,15 +163,19 @@ def upcoming_ms(schedule: Schedule, *, now_ms: int) -> int | None:
         cron = read_cron(schedule.cron)
     except Invalid:  # its zone is not in this database of zones
         return None
-    return cron.next_ms(max(now_ms, schedule.fired_ms or 0))
+    return cron.next_ms(_ran_ms(schedule, now_ms))
 
 
 def in_place_of(before: Schedule | None, after: Schedule, *, now_ms: int) -> Schedule:
     """`after`, as it is kept where `before` was: whole, but for its age and its latest run.
 
-    It is not paused (A47), and what has been fired is not fired again.
+    It is not paused (A47), what has been fired is not fired again, and a firing that is
+    due at the same times as before is not lost.
     """
+    next_ms = None
     if before is not None:
+        if before.cron == after.cron and before.next_ms is not None and before.next_ms <= now_ms:
+            next_ms = before.next_ms
         after = replace(
             after,
             created_ms=before.created_ms,
@@ -174,7 +183,9 @@ def in_place_of(before: Schedule | None, after: Schedule, *, now_ms: int) -> Sch
             fired_ms=before.fired_ms,
             run=before.run,
         )
-    return _changed(after, now_ms=now_ms, next_ms=_next_ms(after, now_ms))
+    if next_ms is None:
+        next_ms = _next_ms(after, now_ms)
+    return _changed(after, now_ms=now_ms, next_ms=next_ms)
 
 
 def paused(schedule: Schedule, *, now_ms: int) -> Schedule:
@@ -228,10 +239,16 @@ def moved_on(
 
 def _next_ms(schedule: Schedule, now_ms: int) -> int:
     """Raises Invalid where the schedule would never fire."""
-    next_ms = read_cron(schedule.cron).next_ms(max(now_ms, schedule.fired_ms or 0))
+    next_ms = read_cron(schedule.cron).next_ms(_ran_ms(schedule, now_ms))
     if next_ms is None:
         raise Invalid("Upstash-Cron: this never comes")
     return next_ms
+
+
+def _ran_ms(schedule: Schedule, now_ms: int) -> int:
+    """The moment up to which nothing fires any more."""
+    fired_ms = schedule.fired_ms
+    return now_ms if fired_ms is None or fired_ms > now_ms + SET_BACK_MS else max(now_ms, fired_ms)
 
 
 def _changed(schedule: Schedule, *, now_ms: int, next_ms: int | None) -> Schedule:

@@ -30,6 +30,7 @@ class Loop:
         self._clock = clock
         self._telemetry = telemetry
         self._stopping = False
+        self._waits = False
         self._alive_ms = clock.now_ms()
 
     async def run(self) -> None:
@@ -38,9 +39,15 @@ class Loop:
             self.wake.clear()
             try:
                 rest_ms = await self._step(self._clock.now_ms())
+                self._waits = False
             except StoreBroken:
                 raise
-            except (StoreUnavailable, StoreFull):
+            except StoreFull as why:  # no fault: it passes when there is room again
+                if not self._waits:
+                    log.warning("loop_waits", loop=self.name, why=str(why))
+                self._waits = True
+                rest_ms = REST_AFTER_FAULT_MS
+            except StoreUnavailable:
                 log.exception("loop_fault", loop=self.name)
                 self._telemetry.loop_faults += 1
                 rest_ms = REST_AFTER_FAULT_MS

@@ -130,10 +130,9 @@ class Cancelled(Struct, frozen=True, kw_only=True):
 class LogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the log, with the message it speaks of.
 
-    `cursor` names its place.  Response fields are those of an ERROR.
+    Response fields are those of an ERROR.
     """
 
-    cursor: str
     time_ms: int
     state: Logged
     message: Message
@@ -219,9 +218,14 @@ class ScheduleSeen(Struct, frozen=True, kw_only=True):
 
 
 class DueSchedules(Struct, frozen=True, kw_only=True):
-    """Schedules that are due, with their bodies, and when the next one after them is."""
+    """Schedules that are due, with their bodies, and when the next one after them is.
+
+    `unreadable` are those that are due and of which the store cannot make sense, each by
+    its tenant and id: what wrote them was another version, or no version at all.
+    """
 
     due: list[tuple[Schedule, bytes]]
+    unreadable: list[tuple[str, str]] = []
     next_ms: int | None
 
 
@@ -259,10 +263,15 @@ class Found(Struct, frozen=True):
 
 
 class DeadLetterPage(Struct, frozen=True):
-    """Part of the dead letter queue; `cursor` is None at its end."""
+    """Part of the dead letter queue; `cursor` is None at its end.
+
+    `size` is about how many bytes it has.  It is `full` where its count or its bytes ended it.
+    """
 
     dead_letters: list[DeadLetter]
     cursor: str | None
+    size: int
+    full: bool
 
 
 class Pulse(Struct, frozen=True, kw_only=True):
@@ -453,9 +462,11 @@ class Reader(Protocol):
         cursor: str | None,
         count_max: int,
         bytes_max: int = BYTES_MAX,
+        bodies: bool = True,
     ) -> DeadLetterPage:
         """A page of the dead letters that `where` means, in the order of their failures, that
-        ends at `count_max` or at `bytes_max`.
+        ends at `count_max` or at `bytes_max`, for which the first has room in any case.
+        Without `bodies` they come with empty ones, which take no room.
 
         Complete and stable from page to page, whatever comes and goes meanwhile.  Where
         `where` means few of many, a page may end early, even empty, with a cursor.
@@ -491,7 +502,10 @@ class Reader(Protocol):
         """All of the tenant's URL groups, in the order of their names."""
         ...
 
-    async def schedule(self, tenant: str, schedule_id: str) -> ScheduleSeen | None: ...
+    async def schedule(self, tenant: str, schedule_id: str) -> ScheduleSeen | None:
+        """The schedule of that id.  One that cannot be read is logged, and is as one that is
+        not there; here, in `schedules` and for `change_schedule`, which may overwrite it."""
+        ...
 
     async def schedules(self, tenant: str, *, bytes_max: int) -> list[ScheduleSeen]:
         """All of the tenant's schedules, in the order of their ids.
@@ -537,7 +551,12 @@ class UrlGroups(Protocol):
     """URL groups.  What changes them is the domain's; that no change is lost is the store's."""
 
     async def change_url_group(
-        self, tenant: str, name_or_id: str, change: ChangeOfGroup
+        self,
+        tenant: str,
+        name_or_id: str,
+        change: ChangeOfGroup,
+        *,
+        count_max: int = COUNT_MAX,
     ) -> UrlGroup | None:
         """Put in the place of a group what `change` makes of it; durable when it returns.
 
@@ -551,8 +570,9 @@ class UrlGroups(Protocol):
         and nothing is changed.  Messages that were published to the group stay
         as they are.
 
-        Raises StoreFull when free space is below the watermark and the group would
-        take more; then nothing is changed.
+        Raises LimitReached where it would be a new one over `count_max`, and StoreFull when
+        free space is below the watermark and the group would take more; then nothing is
+        changed.
         """
         ...
 
@@ -569,7 +589,13 @@ class DeadLetters(Protocol):
         ...
 
     async def retry_dead_letters(
-        self, tenant: str, ids: Sequence[str], new_message: NewMessage, *, now_ms: int
+        self,
+        tenant: str,
+        ids: Sequence[str],
+        new_message: NewMessage,
+        *,
+        queue_count_max: int = COUNT_MAX,
+        now_ms: int,
     ) -> list[str | None]:
         """Publish a new message for each dead letter, which goes in the same transaction: so
         that it is published once, however often it is asked for (D27).
@@ -578,7 +604,8 @@ class DeadLetters(Protocol):
         accepted as by `add` and takes no dedup key.  `new_message` must not raise.
         Answers the new ids in the order of `ids`; None where there is no such dead letter.
 
-        Raises StoreFull when free space is below the watermark; then nothing is changed.
+        Raises StoreFull when free space is below the watermark, and LimitReached where the
+        tenant would come to have more queues than `queue_count_max`; then nothing is changed.
         """
         ...
 
@@ -685,6 +712,7 @@ class Schedules(Protocol):
         drafts: Sequence[Draft],
         *,
         births: Births,
+        queue_count_max: int = COUNT_MAX,
         now_ms: int,
     ) -> bool:
         """Fire a schedule: accept the messages of the run as `add` does, and put `after` in
@@ -695,7 +723,19 @@ class Schedules(Protocol):
         nothing is changed.  So a fire time runs once, however often it is asked for,
         and whatever ends the process in between.
 
-        Raises StoreFull when free space is below the watermark and there are drafts.
+        Raises StoreFull when free space is below the watermark and there are drafts, and
+        LimitReached as `add` does; then nothing is changed.
+        """
+        ...
+
+    async def put_off_schedule(
+        self, tenant: str, schedule_id: str, *, until_ms: int, now_ms: int
+    ) -> None:
+        """Have a schedule that is due not be so until `until_ms`, or until it is changed.
+
+        Nothing else of it changes, be it readable or not: its `next_ms` stays the fire time
+        that is still to run.  One that is not due at `now_ms` stays as it is, for it was
+        changed meanwhile.
         """
         ...
 

@@ -1,12 +1,12 @@
 """The home of dead letters: messages that ended without success, and how they are begun anew."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import apsw
 import msgspec
 from msgspec.structs import replace
 
-from waypost.domain.errors import Invalid, StoreFull
+from waypost.domain.errors import Invalid, LimitReached, Problem, StoreFull
 from waypost.domain.filters import EVERYTHING, NOTHING, Filter, matches
 from waypost.domain.ids import dead_letter_id
 from waypost.domain.places import Places
@@ -15,10 +15,11 @@ from waypost.store.protocol import (
     Claim,
     DeadLetter,
     DeadLetterPage,
+    Draft,
     Found,
     NewMessage,
 )
-from waypost.store.sqlite.adding import Adding
+from waypost.store.sqlite.adding import Add, Adding
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.filters import AMONG, as_list, prefilter
 from waypost.store.sqlite.log import decode_detail, read_cursor
@@ -44,19 +45,20 @@ def page(
     cursor: str | None,
     count_max: int,
     bytes_max: int,
+    bodies: bool,
 ) -> DeadLetterPage:
     """A page of dead letters; see `Reader.dead_letters`."""
     places, end = _walk(
         db, tenant, where, latest_first=latest_first, cursor=cursor, count_max=count_max
     )
     letters: list[DeadLetter] = []
-    for place in places:
-        letter, size = _letter(db, tenant, place)
-        bytes_max -= size
-        if letters and bytes_max < 0:
-            return DeadLetterPage(letters, letters[-1].id)
+    read = 0
+    for letter, size in _letters(db, tenant, places, bodies=bodies):
+        if letters and read + size > bytes_max:
+            return DeadLetterPage(letters, letters[-1].id, read, full=True)
         letters.append(letter)
-    return DeadLetterPage(letters, end)
+        read += size
+    return DeadLetterPage(letters, end, read, full=len(letters) == count_max)
 
 
 def ids(
@@ -77,39 +79,46 @@ def ids(
 
 def one(db: apsw.Connection, tenant: str, letter_id: str) -> DeadLetter | None:
     """The dead letter of that id."""
-    for place in _places([letter_id]):
-        found = query(
-            db,
-            "SELECT 1 FROM dead_letter WHERE tenant = ? AND failed_ms = ? AND number = ?",
-            (tenant, *place),
-        ).fetchone()
-        if found is not None:
-            return _letter(db, tenant, place)[0]
+    for letter, _ in _letters(db, tenant, _places([letter_id]), bodies=True):
+        return letter
     return None
 
 
-def _letter(db: apsw.Connection, tenant: str, place: Place) -> tuple[DeadLetter, int]:
-    """The dead letter at a place, and about how many bytes it has."""
-    raw, facts, kept = query(
+def _letters(
+    db: apsw.Connection, tenant: str, places: Sequence[Place], *, bodies: bool
+) -> Iterator[tuple[DeadLetter, int]]:
+    """The dead letters at these places, in their order, and about how many bytes each has.
+
+    They are read one by one: who has enough asks for no more.
+    """
+    columns = FACTS_AND_BODY if bodies else "m.facts, NULL"
+    for failed_ms, number, raw, facts, kept in query(
         db,
-        f"SELECT l.detail, {FACTS_AND_BODY} FROM dead_letter l"
-        " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id"
-        " WHERE l.tenant = ? AND l.failed_ms = ? AND l.number = ?",
-        (tenant, *place),
-    ).fetchone()
-    detail = decode_detail(raw)
-    message, body = whole(db, facts, kept)
-    letter = DeadLetter(
-        id=dead_letter_id(*place),
-        failed_ms=place[0],
-        message=message,
-        body=body,
-        why=detail.why or "",
-        response_status=detail.status or 0,
-        response_header=detail.header,
-        response_body=detail.body or b"",
-    )
-    return letter, len(raw) + len(facts) + len(body)
+        f"SELECT l.failed_ms, l.number, l.detail, {columns} FROM json_each(?) j"
+        " CROSS JOIN dead_letter l ON l.tenant = ? AND l.failed_ms = j.value ->> 0"
+        "  AND l.number = j.value ->> 1"
+        " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id",
+        (_json(places), tenant),
+    ):
+        detail = decode_detail(raw)
+        size = len(raw) + len(facts)
+        if bodies:
+            message, body = whole(db, facts, kept)
+            answer = detail.body or b""
+        else:
+            message, body, answer = decode_message(facts), b"", b""
+            size -= len(detail.body or b"") * 4 // 3  # base64
+        letter = DeadLetter(
+            id=dead_letter_id(failed_ms, number),
+            failed_ms=failed_ms,
+            message=message,
+            body=body,
+            why=detail.why or "",
+            response_status=detail.status or 0,
+            response_header=detail.header,
+            response_body=answer,
+        )
+        yield letter, size + len(body)
 
 
 def _walk(
@@ -190,9 +199,11 @@ def _places(letter_ids: Iterable[str]) -> list[Place]:
     places = []
     for letter_id in letter_ids:
         try:
-            places.append(read_cursor(letter_id))
+            place = read_cursor(letter_id)
         except Invalid:
             continue
+        if dead_letter_id(*place) == letter_id:  # and not with a leading zero
+            places.append(place)
     return sorted(places)
 
 
@@ -232,12 +243,13 @@ class Retry(msgspec.Struct, frozen=True):
     tenant: str
     ids: Sequence[str]
     new_message: NewMessage
+    queue_count_max: int
     now_ms: int
 
 
 def retry(
     batch: Batch, calls: list[Retry], *, refusing: str | None
-) -> list[list[str | None] | StoreFull]:
+) -> Sequence[list[str | None] | Problem]:
     """Publish anew what dead letters speak of; see `DeadLetters.retry_dead_letters`.
 
     `refusing` is why nothing new is taken, or None.
@@ -245,24 +257,25 @@ def retry(
     if refusing is not None:
         return [StoreFull(refusing) for _ in calls]
     adding = Adding(batch, _NO_BIRTHS, now_ms=max(call.now_ms for call in calls))
-    retried: list[list[str | None] | StoreFull] = []
+    retried: list[list[str | None] | LimitReached] = []
     gone: list[tuple[str, list[str]]] = []
     for call in calls:
         retried.append(_retry(batch.db, adding, call))
-        gone.append((call.tenant, _take(batch.db, call.tenant, call.ids)))
+        if isinstance(retried[-1], list):
+            gone.append((call.tenant, _take(batch.db, call.tenant, call.ids)))
     adding.write()
     for tenant, message_ids in gone:  # only now, for the new messages need their bodies
         remove_messages(batch.db, tenant, message_ids)
     return retried
 
 
-def _retry(db: apsw.Connection, adding: Adding, call: Retry) -> list[str | None]:
+def _retry(db: apsw.Connection, adding: Adding, call: Retry) -> list[str | None] | LimitReached:
     """Accept a new message for each dead letter that is there."""
-    found: dict[str, tuple[str, bytes, int, int | None]] = {
-        dead_letter_id(failed_ms, number): dead
-        for failed_ms, number, *dead in query(
+    found: dict[str, tuple[Draft, str, int, int | None]] = {
+        dead_letter_id(failed_ms, number): (call.new_message(decode_message(facts)), *dead)
+        for failed_ms, number, facts, *dead in query(
             db,
-            "SELECT l.failed_ms, l.number, m.id, m.facts, coalesce(m.body, m.number), m.source"
+            "SELECT l.failed_ms, l.number, m.facts, m.id, coalesce(m.body, m.number), m.source"
             " FROM dead_letter l"
             " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id"
             " WHERE l.tenant = ? AND (l.failed_ms, l.number) IN"
@@ -270,19 +283,22 @@ def _retry(db: apsw.Connection, adding: Adding, call: Retry) -> list[str | None]
             (call.tenant, _json(_places(call.ids))),
         )
     }
+    drafts = [draft for draft, *_ in found.values()]
+    add = Add(drafts, _NO_BIRTHS, call.queue_count_max, call.now_ms)
+    if (refusal := adding.too_many_queues(add)) is not None:
+        return refusal
     new_ids: list[str | None] = []
     for letter_id in call.ids:
         dead = found.pop(letter_id, None)
         if dead is None:
             new_ids.append(None)
             continue
-        message_id, facts, body, source = dead
+        draft, message_id, body, source = dead
         # The two share the body from now on, which the removal of either must know.
         db.execute(
             "UPDATE message SET body = number WHERE tenant = ? AND id = ? AND body IS NULL",
             (call.tenant, message_id),
         )
-        draft = call.new_message(decode_message(facts))
         adding.accept_again(draft, body=body, source=source, now_ms=call.now_ms)
         new_ids.append(draft.message.id)
     return new_ids

@@ -23,14 +23,15 @@ class QueuePlace(Struct, frozen=True):
 
 
 def queue_place(db: apsw.Connection, tenant: str, queue: str) -> QueuePlace:
-    """How a queue stands.  What is in use is the count of holds: it cannot drift."""
+    """How a queue stands.  What is in use is the count of holds: it cannot drift, and
+    no more of them are counted than there are places."""
     [parallelism, paused] = query(
         db, "SELECT parallelism, paused FROM queue WHERE tenant = ? AND name = ?", (tenant, queue)
     ).fetchone() or (1, 0)
     [held] = query(
         db,
-        "SELECT count(*) FROM hold WHERE tenant = ? AND resource = ?",
-        (tenant, queue_lane(queue)),
+        "SELECT count(*) FROM (SELECT 1 FROM hold WHERE tenant = ? AND resource = ? LIMIT ?)",
+        (tenant, queue_lane(queue), parallelism),
     ).fetchone()
     return QueuePlace(bool(paused), max(0, parallelism - held))
 

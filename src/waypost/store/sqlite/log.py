@@ -3,7 +3,8 @@
 An entry's place is (time, number).  Numbers grow with what is committed; times nearly so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import apsw
 import msgspec
@@ -30,6 +31,8 @@ _BEFORE_ALL = (0, -1)
 _AFTER_ALL = (PLACE_MAX, PLACE_MAX)
 
 Place = tuple[int, int]
+
+_ENTRY = "e.time_ms, e.number, e.state, e.detail"
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -79,18 +82,18 @@ def page(
     reading = _Reading(db, tenant, room=bytes_max, bodies=view.bodies)
     entries: list[LogEntry] = []
     count, last = 0, _BEFORE_ALL
-    for time_ms, number, facts in walk.rows():
-        place, message = (time_ms, number), decode_message(facts)
-        if not matches(where.of, message, at_ms=time_ms):
+    for *row, facts in walk.rows():
+        message = decode_message(facts)
+        if not matches(where.of, message, at_ms=row[0]):
             continue
         if count == count_max:
             return LogPage(entries, walk.cursor(last))
-        places = walk.places_of(message.id) if view.by_message else [place]
-        read = reading.entries(places, message, len(facts), first=not entries)
+        rows = walk.rows_of(message.id) if view.by_message else [row]
+        read = reading.entries(rows, message, len(facts), first=not entries)
         if read is None:
             return LogPage(entries, walk.cursor(last))
         entries += read
-        count, last = count + 1, place
+        count, last = count + 1, (row[0], row[1])
     return LogPage(entries, None if walk.ends_at is None else walk.cursor(walk.ends_at))
 
 
@@ -144,13 +147,14 @@ class _Walk:
         self._until = high
 
     def rows(self) -> apsw.Cursor:
-        """Time, number and the message's facts of each entry; `matches` has the last word."""
+        """Time, number, state and detail of each entry, and the message's facts; `matches` has
+        the last word."""
         of = self._where.of
         ids = sorted(of.message_ids)
         index = " INDEXED BY event_message" if ids else ""
         events, values = self._events("e", self._from, self._until)
         sql = (
-            f"SELECT e.time_ms, e.number, m.facts FROM event e{index}"
+            f"SELECT {_ENTRY}, m.facts FROM event e{index}"
             " CROSS JOIN message m ON m.tenant = e.tenant AND m.id = e.message_id"
             f" WHERE {events}"
         )
@@ -173,17 +177,16 @@ class _Walk:
         cursor: apsw.Cursor = query(self._db, f"{sql} ORDER BY {self._order('e')}", values)
         return cursor
 
-    def places_of(self, message_id: str) -> list[Place]:
-        """The places of all entries of a message that are wanted."""
+    def rows_of(self, message_id: str) -> apsw.Cursor:
+        """Time, number, state and detail of all entries of a message that are wanted."""
         events, values = self._events("e", self._low, self._high)
-        return list(
-            query(
-                self._db,
-                "SELECT e.time_ms, e.number FROM event e INDEXED BY event_message"
-                f" WHERE {events} AND e.message_id = ? ORDER BY {self._order('e')}",
-                (*values, message_id),
-            )
+        cursor: apsw.Cursor = query(
+            self._db,
+            f"SELECT {_ENTRY} FROM event e INDEXED BY event_message"
+            f" WHERE {events} AND e.message_id = ? ORDER BY {self._order('e')}",
+            (*values, message_id),
         )
+        return cursor
 
     def cursor(self, place: Place) -> str:
         if self._view.by_message:
@@ -236,35 +239,27 @@ class _Reading:
         self._read: dict[str, bytes] = {}
 
     def entries(
-        self, places: Sequence[Place], message: Message, size: int, *, first: bool
+        self, rows: Iterable[Sequence[Any]], message: Message, size: int, *, first: bool
     ) -> list[LogEntry] | None:
-        """The entries at these places, all of one message with facts of this size; None where
+        """The entries of these rows, all of one message with facts of this size; None where
         there is no room for them.
 
         The first of a page have room in any case, but those that go beyond it come
         without bodies.
         """
         entries: list[LogEntry] = []
-        for place in places:
-            entries.append(
-                self._entry(place, message, size, bodies=self._bodies and self._room >= 0)
-            )
+        for row in rows:
+            entries.append(self._entry(row, message, size, bodies=self._bodies and self._room >= 0))
             if self._room < 0 and not first:
                 return None
         return entries
 
-    def _entry(self, place: Place, message: Message, size: int, *, bodies: bool) -> LogEntry:
-        time_ms, number = place
-        state, raw = query(
-            self._db,
-            "SELECT state, detail FROM event WHERE tenant = ? AND time_ms = ? AND number = ?",
-            (self._tenant, time_ms, number),
-        ).fetchone()
+    def _entry(self, row: Sequence[Any], message: Message, size: int, *, bodies: bool) -> LogEntry:
+        time_ms, _, state, raw = row
         detail = Detail() if raw is None else decode_detail(raw)
         body = self._body(message) if bodies else b""
         self._room -= size + len(body) + len(raw or b"")
         return LogEntry(
-            cursor=_cursor(time_ms, number),
             time_ms=time_ms,
             state=Logged(state),
             message=message,

@@ -5,14 +5,17 @@ from collections.abc import Sequence
 
 import apsw
 import msgspec
+import structlog
 
 from waypost.domain.errors import LimitReached, StoreFull
 from waypost.domain.message import Logged
 from waypost.domain.schedules import Schedule
 from waypost.store.protocol import Births, ChangeOfSchedule, Draft, DueSchedules, ScheduleSeen
-from waypost.store.sqlite.adding import Adding
+from waypost.store.sqlite.adding import Add, Adding
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.writer import Batch
+
+log = structlog.stdlib.get_logger()
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Schedule).decode
@@ -35,7 +38,24 @@ class Firing(msgspec.Struct, frozen=True):
     after: Schedule
     drafts: Sequence[Draft]
     births: Births
+    queue_count_max: int
     now_ms: int
+
+
+class PutOff(msgspec.Struct, frozen=True):
+    tenant: str
+    id: str
+    until_ms: int
+    now_ms: int
+
+
+def _read(facts: bytes, tenant: str, schedule_id: str) -> Schedule | None:
+    """The schedule that a row holds; None, and a line in the log, where it cannot be read."""
+    try:
+        return _decode(facts)
+    except ValueError as fault:  # no JSON, not of this form, or no UTF-8
+        log.error("schedule_unreadable", tenant=tenant, schedule_id=schedule_id, why=str(fault))
+        return None
 
 
 def one(db: apsw.Connection, tenant: str, schedule_id: str) -> ScheduleSeen | None:
@@ -45,9 +65,9 @@ def one(db: apsw.Connection, tenant: str, schedule_id: str) -> ScheduleSeen | No
         f"SELECT {FACTS_AND_BODY} FROM schedule s WHERE tenant = ? AND id = ?",
         (tenant, schedule_id),
     ).fetchone()
-    if found is None:
+    schedule = None if found is None else _read(found[0], tenant, schedule_id)
+    if schedule is None:
         return None
-    schedule = _decode(found[0])
     return ScheduleSeen(schedule=schedule, body=found[1] or b"", run=_run(db, schedule))
 
 
@@ -56,13 +76,15 @@ def all_of(db: apsw.Connection, tenant: str, *, bytes_max: int) -> list[Schedule
     seen = []
     rows = query(
         db,
-        "SELECT s.facts, (SELECT length(bytes) FROM schedule_body b"
+        "SELECT s.id, s.facts, (SELECT length(bytes) FROM schedule_body b"
         " WHERE b.tenant = s.tenant AND b.id = s.id)"
         " FROM schedule s WHERE tenant = ? ORDER BY id",
         (tenant,),
     )
-    for facts, size in rows:
-        schedule, body = _decode(facts), b""
+    for schedule_id, facts, size in rows:
+        schedule, body = _read(facts, tenant, schedule_id), b""
+        if schedule is None:
+            continue
         if size is not None and size <= bytes_max:
             bytes_max -= size
             [body] = query(
@@ -77,22 +99,32 @@ def all_of(db: apsw.Connection, tenant: str, *, bytes_max: int) -> list[Schedule
 def due(db: apsw.Connection, *, now_ms: int, count_max: int, bytes_max: int) -> DueSchedules:
     """The schedules that are due, the longest due first; see `Reader.due_schedules`."""
     found: list[tuple[Schedule, bytes]] = []
+    unreadable: list[tuple[str, str]] = []
     rows = query(
         db,
-        f"SELECT {FACTS_AND_BODY} FROM schedule s WHERE next_ms <= ? ORDER BY next_ms LIMIT ?",
+        f"SELECT s.tenant, s.id, {FACTS_AND_BODY}"
+        " FROM schedule s WHERE next_ms <= ? ORDER BY next_ms LIMIT ?",
         (now_ms, count_max),
     )
-    for facts, body in rows:
+    for tenant, schedule_id, facts, body in rows:
+        schedule = _read(facts, tenant, schedule_id)
+        if schedule is None:
+            unreadable.append((tenant, schedule_id))
+            continue
         bytes_max -= len(body or b"")
         if found and bytes_max < 0:
             break
-        found.append((_decode(facts), body or b""))
+        found.append((schedule, body or b""))
     following = query(
         db,
         "SELECT next_ms FROM schedule WHERE next_ms IS NOT NULL ORDER BY next_ms LIMIT 1 OFFSET ?",
-        (len(found),),
+        (len(found) + len(unreadable),),
     ).fetchone()
-    return DueSchedules(due=found, next_ms=None if following is None else following[0])
+    return DueSchedules(
+        due=found,
+        unreadable=unreadable,
+        next_ms=None if following is None else following[0],
+    )
 
 
 def change(
@@ -107,7 +139,7 @@ def _change(
 ) -> Schedule | Exception | None:
     place = (call.tenant, call.id)
     found = query(db, "SELECT facts FROM schedule WHERE tenant = ? AND id = ?", place).fetchone()
-    before = None if found is None else _decode(found[0])
+    before = None if found is None else _read(found[0], *place)
     try:
         after = call.change(before)
     except Exception as fault:  # noqa: BLE001 -- the caller's, and raised to them
@@ -116,9 +148,9 @@ def _change(
         db.execute("DELETE FROM schedule WHERE tenant = ? AND id = ?", place)
         db.execute("DELETE FROM schedule_body WHERE tenant = ? AND id = ?", place)
         return None
-    if refusing is not None and (before is None or call.body):
+    if refusing is not None and (found is None or call.body):
         return StoreFull(refusing)
-    if before is None and call.count_max <= _count(db, call.tenant, call.count_max):
+    if found is None and call.count_max <= _count(db, call.tenant, call.count_max):
         return LimitReached(f"quota maxSchedules exceeded, current limit: {call.count_max}")
     assert (after.tenant, after.id) == place
     if after != before:
@@ -140,7 +172,19 @@ def _count(db: apsw.Connection, tenant: str, count_max: int) -> int:
     return int(count)
 
 
-def fire(batch: Batch, calls: list[Firing], *, refusing: str | None) -> list[bool | StoreFull]:
+def put_off(batch: Batch, calls: list[PutOff]) -> list[None]:
+    """Put schedules off; see `Schedules.put_off_schedule`."""
+    for call in calls:
+        batch.db.execute(
+            "UPDATE schedule SET next_ms = ? WHERE tenant = ? AND id = ? AND next_ms <= ?",
+            (call.until_ms, call.tenant, call.id, call.now_ms),
+        )
+    return [None for _ in calls]
+
+
+def fire(
+    batch: Batch, calls: list[Firing], *, refusing: str | None
+) -> list[bool | StoreFull | LimitReached]:
     """Fire schedules; see `Schedules.fire`.  `refusing`: why no message may be added, or None."""
     adding = Adding(batch, calls[0].births, now_ms=max(call.now_ms for call in calls))
     results = [_fire(batch.db, adding, call, refusing) for call in calls]
@@ -150,18 +194,22 @@ def fire(batch: Batch, calls: list[Firing], *, refusing: str | None) -> list[boo
 
 def _fire(
     db: apsw.Connection, adding: Adding, call: Firing, refusing: str | None
-) -> bool | StoreFull:
+) -> bool | StoreFull | LimitReached:
     before, after = call.before, call.after
     if refusing is not None and call.drafts:
         return StoreFull(refusing)
     place = (before.tenant, before.id)
+    # The facts say what is compared: a schedule that was put off is due later than they tell.
     found = query(
         db,
-        "SELECT facts FROM schedule WHERE tenant = ? AND id = ? AND next_ms = ?",
-        (*place, before.next_ms),
+        "SELECT facts FROM schedule WHERE tenant = ? AND id = ? AND next_ms IS NOT NULL",
+        place,
     ).fetchone()
-    if found is None or _decode(found[0]) != before:
+    if found is None or _read(found[0], *place) != before:
         return False
+    add = Add(call.drafts, call.births, call.queue_count_max, call.now_ms)
+    if (refused := adding.too_many_queues(add)) is not None:
+        return refused
     db.execute(
         "UPDATE schedule SET next_ms = ?, facts = ? WHERE tenant = ? AND id = ?",
         (after.next_ms, _encode(after), *place),

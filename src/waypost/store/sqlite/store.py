@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from waypost.domain.attempt import Outcome, Verdict
-from waypost.domain.errors import Problem, StoreBroken, StoreFull
+from waypost.domain.errors import LimitReached, Problem, StoreBroken, StoreFull
 from waypost.domain.filters import EVERYTHING, Filter
 from waypost.domain.flow import FlowKey
 from waypost.domain.message import Logged, Message
@@ -212,6 +212,7 @@ class SqliteStore:
         cursor: str | None,
         count_max: int,
         bytes_max: int = BYTES_MAX,
+        bodies: bool = True,
     ) -> DeadLetterPage:
         return await self._readers.look(
             lambda db: dead_letters.page(
@@ -222,6 +223,7 @@ class SqliteStore:
                 cursor=cursor,
                 count_max=count_max,
                 bytes_max=bytes_max,
+                bodies=bodies,
             )
         )
 
@@ -309,22 +311,33 @@ class SqliteStore:
         return deleted
 
     async def retry_dead_letters(
-        self, tenant: str, ids: Sequence[str], new_message: NewMessage, *, now_ms: int
+        self,
+        tenant: str,
+        ids: Sequence[str],
+        new_message: NewMessage,
+        *,
+        queue_count_max: int = COUNT_MAX,
+        now_ms: int,
     ) -> list[str | None]:
-        call = Retry(tenant, ids, new_message, now_ms)
+        call = Retry(tenant, ids, new_message, queue_count_max, now_ms)
         size = FACTS_BYTES * len(ids)
         new_ids: list[str | None] = await self.writer.call(self._retry, call, size=size)
         return new_ids
 
-    def _retry(self, batch: Batch, calls: list[Retry]) -> Sequence[list[str | None] | StoreFull]:
+    def _retry(self, batch: Batch, calls: list[Retry]) -> Sequence[list[str | None] | Problem]:
         return dead_letters.retry(batch, calls, refusing=self._refusing())
 
     # UrlGroups
 
     async def change_url_group(
-        self, tenant: str, name_or_id: str, change: ChangeOfGroup
+        self,
+        tenant: str,
+        name_or_id: str,
+        change: ChangeOfGroup,
+        *,
+        count_max: int = COUNT_MAX,
     ) -> UrlGroup | None:
-        call = Change(tenant, name_or_id, change)
+        call = Change(tenant, name_or_id, change, count_max)
         kept: UrlGroup | None = await self.writer.call(self._change_url_groups, call)
         return kept
 
@@ -405,15 +418,22 @@ class SqliteStore:
         drafts: Sequence[Draft],
         *,
         births: Births,
+        queue_count_max: int = COUNT_MAX,
         now_ms: int,
     ) -> bool:
-        call = Firing(before, after, drafts, births, now_ms)
+        call = Firing(before, after, drafts, births, queue_count_max, now_ms)
         size = sum(len(draft.body) for draft in drafts) + FACTS_BYTES * len(drafts)
         fired: bool = await self.writer.call(self._fire, call, size=size)
         return fired
 
-    def _fire(self, batch: Batch, calls: list[Firing]) -> Sequence[bool | StoreFull]:
+    def _fire(self, batch: Batch, calls: list[Firing]) -> Sequence[bool | StoreFull | LimitReached]:
         return schedules.fire(batch, calls, refusing=self._refusing())
+
+    async def put_off_schedule(
+        self, tenant: str, schedule_id: str, *, until_ms: int, now_ms: int
+    ) -> None:
+        call = schedules.PutOff(tenant, schedule_id, until_ms, now_ms)
+        await self.writer.call(schedules.put_off, call)
 
     # Upkeep
 

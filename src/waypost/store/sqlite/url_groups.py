@@ -3,7 +3,7 @@
 import apsw
 import msgspec
 
-from waypost.domain.errors import StoreFull
+from waypost.domain.errors import LimitReached, StoreFull
 from waypost.domain.url_groups import UrlGroup
 from waypost.store.protocol import ChangeOfGroup
 from waypost.store.sqlite.database import query
@@ -17,6 +17,7 @@ class Change(msgspec.Struct, frozen=True):
     tenant: str
     name_or_id: str
     change: ChangeOfGroup
+    count_max: int
 
 
 def one(db: apsw.Connection, tenant: str, name_or_id: str) -> UrlGroup | None:
@@ -35,6 +36,11 @@ def all_of(db: apsw.Connection, tenant: str) -> list[UrlGroup]:
     """All groups of a tenant, by name."""
     found = query(db, "SELECT facts FROM url_group WHERE tenant = ? ORDER BY name", (tenant,))
     return [_decode(facts) for (facts,) in found]
+
+
+def _count(db: apsw.Connection, tenant: str) -> int:
+    [found] = query(db, "SELECT count(*) FROM url_group WHERE tenant = ?", (tenant,)).fetchone()
+    return int(found)
 
 
 def change(
@@ -60,6 +66,8 @@ def _change(db: apsw.Connection, call: Change, refusing: str | None) -> UrlGroup
     if refusing is not None and (before is None or len(facts) > len(_encode(before))):
         return StoreFull(refusing)
     if before is None:
+        if _count(db, call.tenant) >= call.count_max:
+            return LimitReached(f"quota maxTopics exceeded, current limit: {call.count_max}")
         row = (call.tenant, after.name, after.id, facts)
         db.execute("INSERT INTO url_group VALUES (?, ?, ?, ?)", row)
     else:
