@@ -161,6 +161,7 @@ async def running(
             batch_count_max=settings.batch_count_max,
             queue_count_max=settings.queue_count_max,
             schedule_count_max=settings.schedule_count_max,
+            url_group_count_max=settings.url_group_count_max,
             endpoint_count_max=settings.endpoint_count_max,
             flow_period_ms_max=settings.flow_period_ms_max,
         )
@@ -171,7 +172,9 @@ async def running(
         )
         api_limits = ApiLimits(
             body_bytes_max=settings.body_bytes_max,
+            head_bytes_max=settings.head_bytes_max,
             batch_bytes_max=settings.batch_bytes_max,
+            batch_count_max=settings.batch_count_max,
             receive_bytes_max=settings.receive_bytes_max,
         )
         publishing = Publishing(
@@ -215,6 +218,7 @@ async def running(
             births=dispatcher.births,
             shown_bytes_max=api_limits.page_bytes_max,
             entropy=entropy,
+            rates=rates,
         )
         scheduler = Scheduler(schedules, clock, telemetry)
         keeping = UpkeepLoop(

@@ -289,8 +289,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 100 * MB
     batch_count_max: Annotated[
         int,
-        Is(kind=COUNT, minimum=1, maximum=100_000, help="The most messages that a batch makes."),
-    ] = 10_000
+        Is(
+            kind=COUNT,
+            minimum=1,
+            maximum=10_000,
+            help="The most messages that a batch makes: they are accepted in one transaction, and "
+            "meanwhile everybody else waits.",
+        ),
+    ] = 1_000
     head_bytes_max: Annotated[
         int,
         Is(
@@ -381,6 +387,16 @@ class Settings(Struct, frozen=True, kw_only=True):
             help="The longest period of a flow-control rate.",
         ),
     ] = 7 * DAY_MS
+    url_group_count_max: Annotated[
+        int,
+        Is(
+            kind=COUNT,
+            minimum=0,
+            maximum=10_000,
+            help="The most URL groups of a tenant; 412 over. One that is there can always be "
+            "changed.",
+        ),
+    ] = 1_000
     endpoint_count_max: Annotated[
         int, Is(kind=COUNT, minimum=1, maximum=1_000, help="The most endpoints of a URL group.")
     ] = 100
@@ -417,6 +433,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             kind=COUNT,
             minimum=0,
             help="Messages that a tenant may publish within a day (UTC); 429 over; 0: no bound. "
+            "Those of its schedules count: a run that is over fails. "
             "Counted in memory: a restart begins anew.",
         ),
     ] = 0

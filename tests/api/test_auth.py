@@ -116,10 +116,31 @@ async def test_padding_makes_no_difference(server: Application) -> None:
 
 
 async def test_a_development_server_knows_four_users_and_their_keys(server: Application) -> None:
-    """W215, W217, W220: so that the SDKs adopt it."""
-    for user in DEV_USERS:
-        reply = await server.ask("GET", "/v2/keys", token=user.token)
-        assert (reply.status, reply.json) == (200, {"current": user.current, "next": user.next})
+    """W215, W217, W220: so that the SDKs adopt it; as the contract has them (section 13)."""
+    for token, current, following in (
+        (
+            "eyJVc2VySUQiOiJkZWZhdWx0VXNlciIsIlBhc3N3b3JkIjoiZGVmYXVsdFBhc3N3b3JkIn0=",
+            "sig_7kYjw48mhY7kAjqNGcy6cr29RJ6r",
+            "sig_5ZB6DVzB1wjE8S6rZ7eenA8Pdnhs",
+        ),
+        (
+            "eyJVc2VySUQiOiJ0ZXN0VXNlcjEiLCJQYXNzd29yZCI6InRlc3RQYXNzd29yZCJ9",
+            "sig_7GVPjvuwsfqF65iC8fSrs1dfYruM",
+            "sig_5NoELc3EFnZn4DVS5bDs2Nk4b7Ua",
+        ),
+        (
+            "eyJVc2VySUQiOiJ0ZXN0VXNlcjIiLCJQYXNzd29yZCI6InRlc3RQYXNzd29yZCJ9",
+            "sig_6jWGaWRxHsw4vMSPJprXadyvrybF",
+            "sig_7qHbvhmahe5GwfePDiS5Lg3pi6Qx",
+        ),
+        (
+            "eyJVc2VySUQiOiJ0ZXN0VXNlcjMiLCJQYXNzd29yZCI6InRlc3RQYXNzd29yZCJ9",
+            "sig_5T8FcSsynBjn9mMLBsXhpacRovJf",
+            "sig_7GFR4YaDshFcqsxWRZpRB161jguD",
+        ),
+    ):
+        reply = await server.ask("GET", "/v2/keys", token=token)
+        assert (reply.status, reply.json) == (200, {"current": current, "next": following})
 
 
 async def test_who_guesses_tokens_is_told_to_wait_and_a_right_one_is_not(

@@ -1,6 +1,7 @@
 """Batches, over HTTP (contract section 3)."""
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -239,10 +240,17 @@ async def test_duplicates_within_a_batch_and_between_batches_are_told(server: Ap
             "[2]: Upstash-Cron: a batch has no schedules",
         ),
         ({"destination": "URL?upstash-cron=@hourly"}, "[2]: Upstash-Cron: a batch has no"),
-        ({"destination": 7}, "`$[2].destination`"),
-        ({"destination": "URL", "body": {"a": 1}}, "`$[2].body`"),
-        ("URL", "`$[2]`"),
-        (None, "`$[2]`"),
+        ({"destination": 7}, "[2]: Expected `str | null`, got `int` - at `$.destination`"),
+        (
+            {"destination": "URL", "body": {"a": 1}},
+            "[2]: Expected `str | null`, got `object` - at `$.body`",
+        ),
+        ("URL", "[2]: Expected `object`, got `str`"),
+        (None, "[2]: Expected `object`, got `null`"),
+        (
+            {"destination": "URL", "headers": "x"},
+            "[2]: headers: Expected `object | null`, got `str`",
+        ),
     ],
 )
 async def test_a_batch_with_an_item_at_fault_is_refused_whole_and_the_item_named(
@@ -281,8 +289,13 @@ async def test_an_item_is_held_to_the_limit_of_a_message() -> None:
         item = {"destination": url, "body": "x" * 900}
         assert len(await accepted(server, item, item)) == 2
         large = await send(server, [item, {"destination": url, "body": "x" * 1_001}])
+        in_bytes = await send(server, [{"destination": url, "body": "€" * 334}])
         larger = await send(server, [item] * 4)
 
+        assert (in_bytes.status, in_bytes.json["error"]) == (
+            413,
+            "[0]: the body is larger than 1000 bytes",
+        )
         assert (large.status, large.json["error"]) == (
             413,
             "[1]: the body is larger than 1000 bytes",
@@ -334,3 +347,31 @@ async def test_groups_of_others_are_not_there(server: Application) -> None:
     reply = await send(server, [{"destination": "mine"}], token=DEV_USERS[1].token)
 
     assert (reply.status, reply.json["error"]) == (400, "[0]: topic mine not found")
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body")
+async def test_a_batch_is_read_no_further_than_it_may_count(server: Application) -> None:
+    """Twenty megabytes of the smallest items: none of them is built, and what follows the
+    one too many is not even looked at for items."""
+    server.receiver.hold()
+    began = time.process_time()
+    many = await server.ask("POST", "/v2/batch", body=b"[" + b"{}," * 7_000_000 + b"{}]")
+    took_s = time.process_time() - began
+    one_more = await send(server, [{"destination": server.receiver.url}] * 1_001)
+
+    for reply in (many, one_more):
+        assert (reply.status, reply.json) == (
+            400,
+            {"error": "quota maxBatchMessages exceeded, current limit: 1000"},
+        )
+    assert took_s < 2
+    assert await nothing_was_accepted(server)
+
+
+async def test_the_headers_of_an_item_are_held_to_the_limit_of_a_head() -> None:
+    async with serving(structs.replace(SETTINGS, head_bytes_max=1_000)) as server:
+        item = {"destination": server.receiver.url, "headers": {"upstash-label": "x" * 1_000}}
+
+        reply = await send(server, [item])
+
+        assert (reply.status, reply.json["error"]) == (413, "[0]: headers: larger than 1000 bytes")

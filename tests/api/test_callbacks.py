@@ -13,6 +13,7 @@ import qstash
 from tests.api.test_delivery import FIRST_WAIT_MS, USER, claims_of, delivered
 from tests.support.application import (
     HOUR,
+    MINUTE,
     SECOND,
     T0,
     Application,
@@ -55,7 +56,7 @@ async def made_after(server: Application, message_id: str) -> list[str]:
 
 async def test_a_success_is_told_of(server: Application, told: Receiver) -> None:
     """W195, W198: the whole of it, as documented, and bodies in base64."""
-    server.receiver.answers(201, b"\xffdone", header={"X-Answer": "yes", "Content-Type": "a/b"})
+    server.receiver.answers(201, b"\xffdone\r\n", header={"X-Answer": "yes", "Content-Type": "a/b"})
     message_id = await server.accepted(
         header={
             "Content-Type": "text/plain",
@@ -76,7 +77,7 @@ async def test_a_success_is_told_of(server: Application, told: Receiver) -> None
     assert answer.pop("header").items() >= {"X-Answer": ["yes"], "Content-Type": ["a/b"]}.items()
     assert answer == {
         "status": 201,
-        "body": base64.b64encode(b"\xffdone").decode(),
+        "body": base64.b64encode(b"\xffdone\r\n").decode(),
         "retried": 0,
         "maxRetries": 5,
         "sourceMessageId": message_id,
@@ -88,6 +89,18 @@ async def test_a_success_is_told_of(server: Application, told: Receiver) -> None
         "createdAt": T0,
         "callerIP": "127.0.0.1",
     }
+
+
+async def test_the_callback_of_a_delayed_message_says_when_it_was_to_go(
+    server: Application, told: Receiver
+) -> None:
+    """W198: and when it was accepted."""
+    await server.accepted(header={"Upstash-Callback": told.url, "Upstash-Delay": "1m"})
+    server.clock.advance(MINUTE)
+
+    answer = said(await told.only())
+
+    assert (answer["createdAt"], answer["notBefore"]) == (T0, T0 + MINUTE)
 
 
 async def test_a_callback_is_a_message_like_any_other(server: Application, told: Receiver) -> None:
@@ -294,6 +307,32 @@ async def test_a_callback_has_the_retries_of_its_message(
     received = await told.only()
 
     assert (await server.message(received.header["Upstash-Message-Id"]))["maxRetries"] == 7
+
+
+async def test_each_of_two_callbacks_has_its_own_options(
+    server: Application, told: Receiver
+) -> None:
+    """W200, W201: and what one of them says is nothing to the other."""
+    server.receiver.answers(500)
+    await server.accepted(
+        header={
+            "Upstash-Retries": "0",
+            "Upstash-Callback": f"{told.url}/each",
+            "Upstash-Callback-Retries": "9",
+            "Upstash-Callback-Timeout": "7s",
+            "Upstash-Callback-Forward-X": "each",
+            "Upstash-Failure-Callback": f"{told.url}/last",
+            "Upstash-Failure-Callback-Method": "PUT",
+        }
+    )
+
+    each, last = sorted(await told.first(2), key=lambda request: request.target)
+
+    assert (each.method, each.header.get("X")) == ("POST", "each")
+    assert (last.method, last.header.get("X")) == ("PUT", None)
+    for request, retries, timeout_ms in ((each, 9, 7_000), (last, 0, 900_000)):
+        [entry, *_] = await server.log(request.header["Upstash-Message-Id"])
+        assert (entry["maxRetries"], entry["timeout"]) == (retries, timeout_ms)
 
 
 async def test_a_callback_that_fails_is_retried_and_ends_as_a_dead_letter(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.support.application import SETTINGS, Application, person, serving
+from tests.support.application import MINUTE, SETTINGS, Application, person, serving, until
 from waypost.domain.dev_users import DEV_USERS
 from waypost.settings import Settings
 
@@ -38,11 +38,11 @@ async def test_messages_are_cancelled_by_their_ids(server: Application) -> None:
     """W101, W107: repeated, or separated by commas."""
     ids = [await delayed(server) for _ in range(6)]
 
-    query = f"?messageIds={ids[0]}&messageIds={ids[1]},{ids[2]}&messageIds=msg_unknown"
-    assert await cancelled(server, query) == {"cancelled": 3}
+    query = f"?messageIds={ids[0]}&messageIds={','.join(ids[1:4])}&messageIds=msg_unknown"
+    assert await cancelled(server, query) == {"cancelled": 4}
     assert await cancelled(server, query) == {"cancelled": 0}
 
-    assert await alive(server, *ids) == [False] * 3 + [True] * 3
+    assert await alive(server, *ids) == [False] * 4 + [True] * 2
     assert (await server.states(ids[0]))[-2:] == ["CANCEL_REQUESTED", "CANCELED"]
 
 
@@ -164,6 +164,24 @@ async def test_a_filter_by_publisher_and_by_date(server: Application) -> None:
     assert await cancelled(server, "?callerIP=127.0.0.1") == {"cancelled": 2}
 
 
+async def test_a_filter_by_schedule(server: Application) -> None:
+    """W106: what it made is cancelled, and it goes on."""
+    await delayed(server)
+    reply = await server.ask(
+        "POST", "/v2/schedules/http://a.test/x", header={**LATER, "Upstash-Cron": "* * * * *"}
+    )
+    schedule_id = reply.json["scheduleId"]
+    server.clock.advance(MINUTE)
+
+    async def made() -> bool | None:
+        return len(await server.log()) == 2 or None
+
+    await until(made)
+
+    assert await cancelled(server, f"?scheduleId={schedule_id}") == {"cancelled": 1}
+    assert (await server.ask("GET", f"/v2/schedules/{schedule_id}")).status == 200
+
+
 async def test_a_schedule_that_made_nothing_has_nothing_to_cancel(server: Application) -> None:
     """W106."""
     await delayed(server)
@@ -204,6 +222,7 @@ async def test_what_waits_for_a_retry_is_counted(server: Application) -> None:
     ("query", "name"),
     [
         ("labeel=x", "labeel"),
+        ("api=llm", "api"),
         ("label=", "label"),
         ("label=,", "label"),
         ("messageIds=", "messageIds"),
@@ -237,10 +256,17 @@ async def test_a_filter_that_is_wrong_cancels_nothing(
     [
         (b'{"labeel": "x"}', "labeel"),
         (b'{"label": ""}', "label"),
+        (b'{"label": null}', "label"),
+        (b'{"messageIds": null, "count": 1}', "messageIds"),
+        (b'{"api": "llm"}', "api"),
         (b'{"label": []}', "label"),
         (b'{"label": [""]}', "label"),
         (b'{"label": {"a": 1}}', "label"),
         (b'{"label": true}', "label"),
+        (b'{"label": [["x"]]}', "label"),
+        (b'{"label": [null]}', "label"),
+        (b'{"label": "\xff"}', "label"),
+        (b'{"fromDate": 1.5}', "fromDate"),
         (b'["msg_1"]', "object"),
         (b'{"messageIds": ["a"', "JSON"),
         (b"\xff", "JSON"),
@@ -259,6 +285,18 @@ async def test_a_body_that_is_wrong_cancels_nothing(
 
     assert reply.status == 400
     assert name in reply.json["error"]
+    assert await alive(server, message_id) == [True]
+
+
+async def test_a_body_that_is_too_large_is_refused_unread(server: Application) -> None:
+    """W4: it would be read while all others wait."""
+    message_id = await delayed(server)
+
+    for size, status in ((999_950, 400), (1_000_001, 413)):
+        reply = await server.ask(
+            "DELETE", "/v2/messages", body=b'{"label": [' + b'"",' * (size // 3)
+        )
+        assert reply.status == status
     assert await alive(server, message_id) == [True]
 
 

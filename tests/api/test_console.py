@@ -45,9 +45,12 @@ async def test_the_console_may_read_answers_and_refusals(server: Application) ->
     ):
         assert reply.status == status
         assert reply.header.getall(ALLOWED) == [CONSOLE]
+        assert reply.header["Access-Control-Expose-Headers"] == "*"
 
 
-@pytest.mark.parametrize("origin", ["http://localhost:3000", "https://example.com", "null"])
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:3000", "https://example.com", CONSOLE + ".example", "null"]
+)
 async def test_other_pages_are_refused_before_and_after_a_preflight(
     server: Application, origin: str
 ) -> None:

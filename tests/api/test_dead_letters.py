@@ -5,9 +5,11 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from tests.support.application import T0, Application, until
+from tests.support.application import SETTINGS, T0, Application, serving, until
 from waypost.domain.dev_users import DEV_USERS
+from waypost.store.sqlite import dead_letters
 
 ONCE = {"Upstash-Retries": "0"}
 
@@ -19,7 +21,7 @@ async def test_an_empty_queue_is_an_empty_list(server: Application) -> None:
 
 async def test_a_dead_letter_is_its_message_and_the_last_answer(server: Application) -> None:
     """W145-W148 of the contract: found by list and by id."""
-    server.receiver.answers(404, b"404 Not Found", header={"X-Why": "gone"})
+    server.receiver.answers(404, b"404 Not Found\n", header={"X-Why": "gone"})
     message_id = await server.accepted(header={**ONCE, "Upstash-Label": "l"})
 
     listed = await server.dead_letter(message_id)
@@ -27,7 +29,7 @@ async def test_a_dead_letter_is_its_message_and_the_last_answer(server: Applicat
     message = await server.message(message_id)
     assert {name: listed[name] for name in message} == message
     assert listed["responseStatus"] == 404
-    assert listed["responseBody"] == "404 Not Found"
+    assert listed["responseBody"] == "404 Not Found\n"
     header = {name.lower(): value for name, value in listed["responseHeader"].items()}
     assert header["x-why"] == ["gone"]
     assert "responseBodyBase64" not in listed
@@ -71,6 +73,8 @@ async def test_dead_letters_are_paged_oldest_first(server: Application) -> None:
 
     assert [one["messageId"] for one in first["messages"] + rest["messages"]] == ids
     assert "cursor" not in rest
+    full = (await server.ask("GET", f"/v2/dlq?count=2&cursor={first['cursor']}")).json
+    assert full == rest
 
 
 @pytest.mark.parametrize("dead_letter_id", ["unknown", f"{T0}-0", "1725323658779-0", "%00"])
@@ -100,7 +104,7 @@ async def test_dead_letters_of_others_are_not_shown(server: Application) -> None
     ["labeel=x", "count=0", "count=101", "count=x", "cursor=nonsense", "host=x", "path=x"],
 )
 async def test_a_filter_that_is_wrong_is_refused(server: Application, query: str) -> None:
-    """W151 of the contract."""
+    """W151, W152 of the contract: a page has a hundred at most."""
     reply = await server.ask("GET", f"/v2/dlq?{query}")
 
     assert reply.status == 400
@@ -182,6 +186,17 @@ async def test_they_are_found_by_message_url_group_answer_and_publisher(
     assert await listed(server, "api=llm") == both
 
 
+async def test_a_url_may_have_commas_of_its_own(server: Application) -> None:
+    """W149: of several too."""
+    server.receiver.answers(500)
+    first, second = f"{server.receiver.url}/a,b", f"{server.receiver.url}/c"
+    letters = [(await dead(server, url))["dlqId"] for url in (first, second)]
+    await dead(server)
+
+    assert await listed(server, f"url={first}") == letters[:1]
+    assert await listed(server, f"url={first},{second}") == letters
+
+
 async def test_dates_are_those_of_the_failure(server: Application) -> None:
     """W150: milliseconds, both ends included."""
     server.receiver.answers(500)
@@ -192,6 +207,22 @@ async def test_dates_are_those_of_the_failure(server: Application) -> None:
 
     assert await listed(server, f"fromDate={T0 + 1}&toDate={T0 + 2}") == letters[1:3]
     assert await listed(server, "toDate=2000") == []
+
+
+async def test_a_cursor_leads_to_something(
+    server: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W146: there is none where nothing more is to be found, however long the way to the end."""
+    monkeypatch.setattr(dead_letters, "LOOKED_AT_MAX", 2)
+    server.receiver.answers(500)
+    found = (await dead(server, Label="x"))["messageId"]
+    for _ in range(3):
+        await dead(server)
+
+    reply = (await server.ask("GET", "/v2/dlq?label=x&count=1")).json
+
+    assert [letter["messageId"] for letter in reply["messages"]] == [found]
+    assert "cursor" not in reply
 
 
 async def test_the_order_may_be_turned_round(server: Application) -> None:
@@ -330,6 +361,87 @@ async def test_a_filter_that_is_wrong_changes_nothing(
     assert await listed(server) == [letter]
 
 
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        ("responseStatus", None),
+        ("responseStatus=", None),
+        ("responseStatus=,", None),
+        ("responseStatus=%20", None),
+        ("fromDate=", None),
+        ("api=llm", None),
+        ("api=", None),
+        ("", {"api": "llm"}),
+        ("", {"messageIds": []}),
+        ("", {"label": None}),
+        ("", {"dlqIds": None}),
+        ("", {"toDate": None, "count": 1}),
+        ("count=1", {"responseStatus": None}),
+    ],
+)
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/v2/dlq"), ("POST", "/v2/dlq/retry")])
+async def test_a_filter_that_is_empty_does_not_mean_everything(
+    server: Application, method: str, path: str, query: str, body: object
+) -> None:
+    """W151, A17: what it names is said."""
+    server.receiver.answers(500)
+    letter = (await dead(server))["dlqId"]
+
+    reply = await server.ask(
+        method, f"{path}?{query}", body=None if body is None else json.dumps(body).encode()
+    )
+
+    assert reply.status == 400
+    named = query.partition("=")[0] if body is None else next(iter(body))
+    assert named in reply.json["error"]
+    assert await listed(server) == [letter]
+
+
+async def test_an_id_that_is_spelled_otherwise_is_none(server: Application) -> None:
+    """W153, W159: the dead letter stays."""
+    server.receiver.answers(500)
+    letter = (await dead(server))["dlqId"]
+
+    for method, path in (
+        ("POST", f"/v2/dlq/retry/0{letter}"),
+        ("POST", f"/v2/dlq/retry?dlqIds=0{letter}"),
+        ("DELETE", f"/v2/dlq/0{letter}"),
+        ("GET", f"/v2/dlq/0{letter}"),
+    ):
+        assert (await server.ask(method, path)).status == 404
+    assert await listed(server) == [letter]
+
+
+async def test_a_retry_makes_no_queue_too_many() -> None:
+    """W161: 412 as an enqueue."""
+    async with serving(replace(SETTINGS, queue_count_max=1)) as server:
+        server.receiver.answers(500)
+        letter = (await dead(server))["dlqId"]
+        await server.ask("POST", "/v2/queues", body=b'{"queueName": "there"}')
+
+        for path in (f"/v2/dlq/retry/{letter}", "/v2/dlq/retry"):
+            reply = await server.ask("POST", path, header={"Upstash-Queue-Name": "new"})
+            assert reply.status == 412
+        assert await listed(server) == [letter]
+        reply = await server.ask("POST", path, header={"Upstash-Queue-Name": "there"})
+        assert reply.status == 201
+
+
+@pytest.mark.parametrize("body", [{"labeel": "x"}, {"label": []}, {"dlqIds": [], "label": "x"}])
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/v2/dlq"), ("POST", "/v2/dlq/retry")])
+async def test_a_filter_that_is_wrong_in_a_body_changes_nothing(
+    server: Application, method: str, path: str, body: dict[str, object]
+) -> None:
+    """W151: it would mean everything."""
+    server.receiver.answers(500)
+    letter = (await dead(server, Label="x"))["dlqId"]
+
+    reply = await changed(server, method, path, body=body, status=400)
+
+    assert next(iter(body)) in reply["error"]
+    assert await listed(server) == [letter]
+
+
 async def test_one_is_retried_as_a_new_message(server: Application) -> None:
     """W159, W162, D27: the body, the header and the label are the old ones."""
     server.receiver.answers(500)
@@ -371,7 +483,9 @@ async def test_one_is_retried_as_a_new_message(server: Application) -> None:
 async def test_the_header_of_a_retry_beats_that_of_the_message(server: Application) -> None:
     """W161."""
     server.receiver.answers(500)
-    letter = await dead(server, Label="old", Forward_X_Own="old", Timeout="30s")
+    letter = await dead(
+        server, Label="old", Forward_X_Own="old", Forward_X_Kept="kept", Timeout="30s"
+    )
 
     reply = await server.ask(
         "POST",
@@ -388,7 +502,7 @@ async def test_the_header_of_a_retry_beats_that_of_the_message(server: Applicati
     assert reply.status == 201
     message = await server.message(reply.json["messageId"])
     assert (message["maxRetries"], message["label"]) == (5, "new")
-    assert message["header"] == {"X-Own": ["new"]}
+    assert message["header"] == {"X-Own": ["new"], "X-Kept": ["kept"]}
     assert message["notBefore"] == message["createdAt"] + 3_600_000
     assert [entry["timeout"] for entry in await server.log(message["messageId"])] == [30_000]
 

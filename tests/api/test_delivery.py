@@ -389,17 +389,21 @@ ASKED: dict[str, tuple[Mapping[str, str], int]] = {
     "a name in lower case": ({"retry-after": "2"}, 2 * SECOND),
     # W189
     "a date": ({"Retry-After": date(90 * SECOND)}, 90 * SECOND),
+    "a date in UTC": ({"Retry-After": date(90 * SECOND).replace("GMT", "UTC")}, 90 * SECOND),
     "a date in the past": ({"Retry-After": date(-HOUR)}, 0),
     # W190
     "minutes and seconds": ({"Retry-After": "6m5s"}, 365 * SECOND),
     "hours and a fraction": ({"Retry-After": "1.5h"}, 90 * MINUTE),
     "milliseconds": ({"Retry-After": "250ms"}, 250),
+    "microseconds, rounded up": ({"Retry-After": "1001us"}, 2),
+    "a duration with its sign": ({"Retry-After": "+6m5s"}, 365 * SECOND),
     # W191
     "nothing": ({"Retry-After": "0"}, 0),
     "nothing, as a duration": ({"Retry-After": "0s"}, 0),
     # W192
     "exactly a day": ({"Retry-After": "86400"}, DAY),
     "more than a day": ({"Retry-After": "86401"}, FIRST_WAIT_MS),
+    "hardly more than a day": ({"Retry-After": "86400.001"}, FIRST_WAIT_MS),
     "more than a day, as a duration": ({"Retry-After": "25h"}, FIRST_WAIT_MS),
     "a date after more than a day": ({"Retry-After": date(DAY + SECOND)}, FIRST_WAIT_MS),
     "what nobody can read": ({"Retry-After": "soon"}, FIRST_WAIT_MS),

@@ -182,6 +182,20 @@ async def test_keys_are_listed_and_searched(server: Application) -> None:
     assert (reply.status, reply.json) == (400, {"error": "there is no query parameter find"})
 
 
+async def test_the_list_says_of_a_key_what_it_says_by_itself(server: Application) -> None:
+    """W203, W205: what is in flight, and what waits for a permit and not for its time."""
+    server.receiver.hold()
+    for _ in range(3):
+        await server.accepted(header=limited("parallelism=1"))
+    await server.accepted(header=limited("parallelism=1") | {"Upstash-Delay": "1h"})
+    await server.receiver.first(1)
+
+    [listed] = (await server.ask("GET", "/v2/flowControl")).json
+
+    assert listed == await state(server)
+    assert (listed["parallelismCount"], listed["waitListSize"]) == (1, 2)
+
+
 @pytest.mark.parametrize("key", ["a-b_c.d~", "user:1@x,y;z=1+1!$&'()*", "U s e r/ä?#%"])
 async def test_a_key_may_have_any_characters(server: Application, key: str) -> None:
     """W227: those that are safe in a URL also as they are."""
@@ -253,6 +267,10 @@ async def test_pins_hold_and_are_taken_out_one_by_one(server: Application) -> No
     await server.accepted(header=limited("parallelism=7,rate=8,period=9"))
     both = await state(server)
     assert (both["rateMax"], both["ratePeriod"], both["isPinnedRate"]) == (8, 9, False)
+
+    await changed(server, "pin?parallelism=3&rate=20")
+    freed = await changed(server, "unpin?rate=true")
+    assert (freed["isPinnedParallelism"], freed["isPinnedRate"]) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +352,21 @@ async def test_in_each_period_no_more_go_than_the_rate(server: Application) -> N
     for one in sent:
         await server.logged(one, "DELIVERED")
     assert len(server.receiver.received) == 6
+
+
+async def test_a_window_begins_with_its_first_and_not_with_its_last(server: Application) -> None:
+    """W212: what goes in the middle of it does not put off its end."""
+    header = limited("rate=2,period=10")
+    await server.logged(await server.accepted(header=header), "DELIVERED")
+    server.clock.advance(9 * SECOND)
+    await server.logged(await server.accepted(header=header), "DELIVERED")
+    third = await server.accepted(header=header)
+    assert (await state(server))["ratePeriodStart"] == T0 // 1000
+    assert await server.states(third) == ["CREATED"]
+
+    server.clock.advance(SECOND)
+
+    await server.logged(third, "DELIVERED")
 
 
 async def test_a_message_in_flight_that_is_cancelled_keeps_its_permit_until_it_ends(

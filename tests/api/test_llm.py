@@ -221,7 +221,7 @@ async def test_a_callback_is_required(llm: LlmServer) -> None:
 async def test_what_is_not_configured_is_refused_and_names_the_setting(
     server: Application, told: Receiver
 ) -> None:
-    """W32: also other names."""
+    """W32, W230: also other names."""
     for destination in ("api/llm", "api/email", "api/llm2"):
         reply = await server.publish(destination, header={"Upstash-Callback": told.url})
         assert reply.status == 400

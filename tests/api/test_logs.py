@@ -9,6 +9,7 @@ from msgspec import structs
 
 from tests.support.application import SECOND, SETTINGS, T0, Application, serving
 from waypost.domain.dev_users import DEV_USERS
+from waypost.store.sqlite import log
 
 
 async def test_an_empty_log_is_an_empty_list(server: Application) -> None:
@@ -139,6 +140,13 @@ async def test_the_answer_is_on_the_error_and_nowhere_else(server: Application) 
     assert error["responseHeaders"] == error["responseHeader"]
     for state in ("CREATED", "ACTIVE", "RETRY"):
         assert not [name for name in entries[state] if name.startswith("response")]
+
+    failed_id = await server.accepted(header={"Upstash-Retries": "0"})
+    await server.logged(failed_id, "FAILED")
+    answered = [
+        entry["state"] for entry in await server.log(failed_id) if "responseStatus" in entry
+    ]
+    assert answered == ["ERROR"]
 
 
 async def test_a_retry_says_when_the_next_attempt_is(server: Application) -> None:
@@ -459,6 +467,25 @@ async def test_the_log_is_paged_completely_while_more_is_logged(server: Applicat
         await server.accepted(header={"Upstash-Delay": "1h"})
 
     assert found == ids[::-1]
+
+
+async def test_what_is_rare_is_found_behind_pages_that_have_nothing(
+    server: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W173: a page that has looked far enough has a cursor, whatever it has found."""
+    monkeypatch.setattr(log, "LOOKED_AT_MAX", 5)
+    rare = await server.accepted(header={"Upstash-Delay": "1h", "Upstash-Label": "rare"})
+    for _ in range(12):
+        await server.accepted(header={"Upstash-Delay": "1h"})
+    pages, cursor = [], ""
+    while True:
+        reply = await server.ask("GET", f"/v2/events?label=rare&cursor={cursor}")
+        pages.append([entry["messageId"] for entry in reply.json["events"]])
+        if "cursor" not in reply.json:
+            break
+        cursor = reply.json["cursor"]
+
+    assert pages == [[], [], [rare]]
 
 
 async def test_logs_says_the_same_in_three_ways(server: Application) -> None:

@@ -102,6 +102,21 @@ async def test_what_is_redacted_is_seen_by_the_destination_alone(
         assert not [shown for shown in looked if '"other"' in shown]
 
 
+async def test_what_is_redacted_is_redacted_in_the_headers_of_callbacks(
+    server: Application,
+) -> None:
+    """W71: of both, by everything that shows their message."""
+    server.receiver.answers(500)
+    header = {"Upstash-Redact-Fields": "header[X-Secret]", "Upstash-Retries": "0"}
+    for name in ("Upstash-Callback", "Upstash-Failure-Callback"):
+        header |= {name: f"{server.receiver.url}/told", f"{name}-Forward-X-Secret": SECRET}
+    message_id = await server.accepted(header=header)
+
+    for shown in await looks(server, message_id):
+        assert not [form for form in forms(SECRET) if form in shown]
+        assert shown.count(HIDDEN) >= 2
+
+
 async def test_a_body_that_is_no_text_is_redacted(server: Application) -> None:
     """W68, W95: the mark is text."""
     message_id = await server.accepted(header={"Upstash-Redact-Fields": "body"}, body=b"\xff\x00")
@@ -173,6 +188,25 @@ async def test_a_callback_may_be_redacted_by_itself(server: Application) -> None
     assert source["callbackHeader"] == {"X-Secret": [HIDDEN]}
 
 
+async def test_a_callback_hides_what_it_and_its_source_name(server: Application) -> None:
+    """W69, W70: the fields of both."""
+    await server.accepted(
+        header={
+            "Upstash-Redact-Fields": "header[X-Secret]",
+            "Upstash-Callback": f"{server.receiver.url}/told",
+            "Upstash-Callback-Redact-Fields": "headers[X-Other]",
+            "Upstash-Callback-Forward-X-Secret": SECRET,
+            "Upstash-Callback-Forward-X-Other": SECRET,
+            "Upstash-Callback-Forward-X-Open": "open",
+        }
+    )
+    _, told = await server.receiver.first(2)
+
+    header = (await server.message(told.header["Upstash-Message-Id"]))["header"]
+    assert (header["X-Secret"], header["X-Other"]) == ([HIDDEN], [HIDDEN])
+    assert header["X-Open"] == ["open"]
+
+
 async def test_every_message_of_a_fan_out_is_redacted(server: Application) -> None:
     """W68: and so is a message in a queue, where the query of a webhook says so."""
     endpoints = {"endpoints": [{"url": f"{server.receiver.url}/{n}"} for n in range(2)]}
@@ -232,6 +266,8 @@ async def test_a_schedule_and_its_runs_are_redacted(server: Application) -> None
             "Upstash-Forward-X-Other": "other",
             "Upstash-Callback": f"{server.receiver.url}/told",
             "Upstash-Callback-Forward-X-Secret": SECRET,
+            "Upstash-Failure-Callback": f"{server.receiver.url}/told",
+            "Upstash-Failure-Callback-Forward-X-Secret": SECRET,
         },
         body=ENCODED,
     )
@@ -241,6 +277,7 @@ async def test_a_schedule_and_its_runs_are_redacted(server: Application) -> None
     for schedule in (listed, (await server.ask("GET", f"/v2/schedules/{schedule_id}")).json):
         assert (schedule["body"], schedule["header"]) == (HIDDEN, header)
         assert schedule["callbackHeader"] == {"X-Secret": [HIDDEN]}
+        assert schedule["failureCallbackHeader"] == {"X-Secret": [HIDDEN]}
 
     server.clock.advance(MINUTE)
 

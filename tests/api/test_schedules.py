@@ -124,11 +124,11 @@ async def test_there_may_be_no_schedules(server: Application) -> None:
 
 async def test_every_value_of_a_header_is_kept_and_shown(server: Application) -> None:
     """W129: in their order."""
-    twice = [(b"Upstash-Forward-X", b"b"), (b"Upstash-Forward-X", b"a")]
+    header = [("Upstash-Cron", "* * * * *"), *(("Upstash-Forward-X", text) for text in "ba")]
 
-    schedule_id = await made(server, more_header=twice)
+    reply = await server.ask("POST", f"/v2/schedules/{URL}", header=header)
 
-    assert (await shown(server, schedule_id))["header"] == {"X": ["b", "a"]}
+    assert (await shown(server, reply.json["scheduleId"]))["header"] == {"X": ["b", "a"]}
 
 
 async def test_every_publish_header_is_kept_and_shown(server: Application) -> None:
@@ -341,6 +341,7 @@ async def test_a_run_to_a_group_reaches_each_of_its_endpoints(server: Applicatio
     received = await server.receiver.first(2)
     assert {one.target for one in received} == {"/hook/a", "/hook/b"}
     assert {one.header["Upstash-Topic-Name"] for one in received} == {"g"}
+    assert {one.header["Upstash-Schedule-Id"] for one in received} == {schedule_id}
     schedule = await fired(server, schedule_id, NEXT_MINUTE)
     assert schedule["destination"] == "g"
     assert len(schedule["lastScheduleStates"]) == 2
@@ -358,6 +359,23 @@ async def test_a_run_that_cannot_be_made_says_why(server: Application) -> None:
     assert schedule["error"] == "topic g not found"
     assert schedule["nextScheduleTime"] == NEXT_MINUTE + MINUTE
     assert "lastScheduleStates" not in schedule
+
+
+async def test_runs_count_as_messages_of_the_day_and_one_that_is_over_fails() -> None:
+    settings = replace(SETTINGS, messages_per_day_max=2)
+    async with serving(settings) as server:
+        schedule_id = await made(server, server.receiver.url)
+        for at in range(2):
+            server.clock.advance(MINUTE)
+            await fired(server, schedule_id, NEXT_MINUTE + at * MINUTE)
+        over = await server.publish()
+        server.clock.advance(MINUTE)
+        schedule = await fired(server, schedule_id, NEXT_MINUTE + 2 * MINUTE)
+        messages = {entry["messageId"] for entry in await server.log()}
+
+    assert over.status == 429
+    assert schedule["error"] == "more than 2 messages a day"
+    assert len(messages) == 2
 
 
 async def test_a_run_joins_its_queue_and_leaves_it_as_it_is(server: Application) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from tests.support.application import MINUTE, SECOND, T0, Application, Reply
+from tests.support.application import MINUTE, SECOND, SETTINGS, T0, Application, Reply, serving
 from waypost.domain.dev_users import DEV_USERS
 
 A, B = "https://a.example/a", "https://b.example/b"
@@ -59,6 +60,7 @@ async def test_an_endpoint_is_known_by_its_name_and_by_its_url(server: Applicati
     """W137: it is changed in its place."""
     await made(server, {"url": A, "name": "one"}, {"url": B, "name": "two"})
     await made(server, {"url": "https://c.example", "name": "one"}, {"url": B, "name": "second"})
+    await made(server, B)
 
     assert await endpoints(server) == [
         {"url": "https://c.example", "name": "one"},
@@ -92,12 +94,14 @@ async def test_groups_are_listed_as_a_bare_array(server: Application) -> None:
     assert (await topic(server, "GET")).json == []
 
     await made(server, A, name="b")
+    await made(server, A, name="c")
     await made(server, B, name="a")
 
     reply = await topic(server, "GET", "/")
     assert [(one["name"], one["endpoints"]) for one in reply.json] == [
         ("a", [{"url": B}]),
         ("b", [{"url": A}]),
+        ("c", [{"url": A}]),
     ]
 
 
@@ -370,6 +374,19 @@ async def test_a_webhook_may_pass_through_a_group(server: Application) -> None:
     assert "Authorization" not in received.header
 
 
+async def test_a_default_yields_to_a_field_that_it_would_beat(server: Application) -> None:
+    """W143: where both were the publisher's own, the other way round (W46)."""
+    await made(server, A)
+    headers = {"Upstash-Not-Before": str((T0 + 2 * MINUTE) // 1_000)}
+    await topic(server, "PATCH", "/g", {"headers": headers})
+
+    [delayed] = (await server.publish("g", header={"Upstash-Delay": "1m"})).json
+    [other] = (await server.publish("g")).json
+
+    assert (await server.message(delayed["messageId"]))["notBefore"] == T0 + MINUTE
+    assert (await server.message(other["messageId"]))["notBefore"] == T0 + 2 * MINUTE
+
+
 async def test_other_defaults_take_the_place_of_those_before(server: Application) -> None:
     """W143."""
     await made(server, A)
@@ -428,3 +445,23 @@ async def test_one_call_tells_of_so_many_endpoints_and_no_more(server: Applicati
 
     assert reply.status == 400
     assert reply.json == {"error": "endpoints: more than 1000 at once"}
+
+
+async def test_a_group_too_many_is_refused_and_those_that_are_there_can_be_changed() -> None:
+    async with serving(structs.replace(SETTINGS, url_group_count_max=1)) as server:
+
+        async def add(name: str, path: str) -> Reply:
+            body = json.dumps({"endpoints": [{"url": f"{server.receiver.url}/{path}"}]}).encode()
+            return await server.ask("POST", f"/v2/topics/{name}/endpoints", body=body)
+
+        assert (await add("g", "a")).status == 200
+        refused = await add("h", "a")
+
+        assert (refused.status, refused.json) == (
+            412,
+            {"error": "quota maxTopics exceeded, current limit: 1"},
+        )
+        assert (await server.ask("GET", "/v2/topics/h")).status == 404
+        assert (await add("g", "b")).status == 200
+        assert (await server.ask("DELETE", "/v2/topics/g")).status == 200
+        assert (await add("h", "a")).status == 200

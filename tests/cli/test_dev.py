@@ -15,6 +15,7 @@ from tests.support.program import (
     waypost,
 )
 from waypost.domain.dev_users import DEV_USERS
+from waypost.settings import Settings
 
 
 def message_of(server: Server, destination: str, *, queue: str | None = None) -> str:
@@ -61,6 +62,11 @@ def test_the_port_may_be_said_as_the_qstash_dev_server_takes_it(tmp_path):
     ):
         with running("dev", "--memory", *words, cwd=tmp_path, environ=environ) as server:
             assert server.url == f"http://127.0.0.1:{port}"
+
+
+def test_it_is_where_the_sdks_look_unless_it_is_told_otherwise():
+    """W218: as its settings have it, for on this machine the port may be somebody else's."""
+    assert (Settings().listen_host, Settings().listen_port) == ("127.0.0.1", 8080)
 
 
 def test_the_logs_are_on_a_port_of_their_own(tmp_path):

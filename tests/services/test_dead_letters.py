@@ -8,7 +8,7 @@ import pytest
 from tests.store.bench import Bench
 from tests.support.clock import SetClock
 from tests.support.factory import SECOND, T0, a_draft
-from waypost.domain.errors import Invalid
+from waypost.domain.errors import Invalid, LimitReached, NotFound, RateLimited
 from waypost.domain.filters import EVERYTHING, Filter
 from waypost.domain.options import Limits
 from waypost.services.dead_letters import DeadLetters
@@ -25,14 +25,19 @@ def bench(store: SqliteStore) -> Bench:
 
 
 @pytest.fixture
-def letters(store: SqliteStore, clock: SetClock) -> DeadLetters:
+def rates(clock: SetClock) -> Rates:
+    return Rates(clock, messages_per_day_max=1_000)
+
+
+@pytest.fixture
+def letters(store: SqliteStore, clock: SetClock, rates: Rates) -> DeadLetters:
     return DeadLetters(
         store,
         store,
         clock,
         Telemetry(),
-        limits=Limits(),
-        rates=Rates(clock),
+        limits=Limits(queue_count_max=2),
+        rates=rates,
         refusal_of_host=lambda host, _port, _tenant: f"{host} is refused" if "no" in host else None,
         entropy=Random(0).getrandbits,
     )
@@ -110,6 +115,66 @@ async def test_a_cursor_says_that_there_is_more_and_none_that_there_is_not(
         assert deleted.count == 5
         assert (deleted.cursor is not None) is expected
     assert await count(bench) == 10
+
+
+@pytest.mark.parametrize("room", [1, 10, 25, 30])
+async def test_a_retry_stops_at_the_quota_and_says_what_was_done(
+    bench: Bench, letters: DeadLetters, rates: Rates, room: int
+) -> None:
+    await fail(bench, 40)
+    rates.messages("acme", 1_000 - room)
+
+    retried = await letters.retry_many("acme", EVERYTHING, cursor=None, count_max=None, header=[])
+
+    assert len(retried.message_ids) == room
+    rest = await bench.store.dead_letters("acme", cursor=retried.cursor, count_max=100)
+    assert len(rest.dead_letters) == await count(bench) == 40 - room
+    with pytest.raises(RateLimited):
+        await letters.retry_many("acme", EVERYTHING, cursor=None, count_max=None, header=[])
+
+
+async def test_what_is_not_published_uses_up_no_quota(
+    bench: Bench, letters: DeadLetters, rates: Rates
+) -> None:
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            await letters.retry("acme", "1-1", header=[])
+    await fail(bench, 1)
+    [letter] = (await bench.store.dead_letters("acme", cursor=None, count_max=1)).dead_letters
+    for name in ("a", "b"):
+        await bench.store.put_queue("acme", name, parallelism=1, paused=False, now_ms=T0)
+    with pytest.raises(LimitReached):
+        await letters.retry("acme", letter.id, header=[(b"upstash-queue-name", b"c")])
+
+    assert rates.messages_room("acme", 5_000) == 1_000
+    await letters.retry("acme", letter.id, header=[(b"upstash-queue-name", b"b")])
+    assert rates.messages_room("acme", 5_000) == 999
+
+
+@pytest.mark.parametrize("looked_at", [1, 2, 5_000])
+async def test_a_page_ends_before_what_would_be_too_large(
+    bench: Bench, letters: DeadLetters, looked_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many looks it takes: only the first of a page has room in any case."""
+    monkeypatch.setattr(dead_letters, "LOOKED_AT_MAX", looked_at)
+    where = Filter(hosts=frozenset({"example.com"}))
+    for size in (9_000, 5_000, 7_000, 100):
+        await fail(bench, 1, body=bytes(size))
+
+    async def pages(*, bodies: bool) -> list[list[int]]:
+        sizes, cursor = [], None
+        while True:
+            page = await letters.page(
+                "acme", where, latest_first=False, cursor=cursor, count_max=9, bytes_max=8_500,
+                bodies=bodies,
+            )  # fmt: skip
+            sizes.append([len(letter.body) for letter in page.dead_letters])
+            cursor = page.cursor
+            if cursor is None:
+                return sizes
+
+    assert await pages(bodies=True) == [[9_000], [5_000], [7_000, 100]]
+    assert await pages(bodies=False) == [[0, 0, 0, 0]]
 
 
 async def test_a_callback_that_may_not_be_reached_is_refused_before_anything(

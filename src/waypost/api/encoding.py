@@ -254,12 +254,11 @@ def log_entry_json(entry: LogEntry, trim_bytes: int | None = None) -> LogEntryJs
     )
 
 
-def log_group_json(entries: Sequence[LogEntry], trim_bytes: int | None = None) -> LogGroupJson:
-    """`entries` are all of one message."""
-    return LogGroupJson(
-        **_metadata_fields(entries[0], trim_bytes),
-        events=[log_entry_json(entry, trim_bytes) for entry in entries],
-    )
+def log_group_json(
+    entry: LogEntry, events: list[LogEntryJson], trim_bytes: int | None = None
+) -> LogGroupJson:
+    """`events` are all of one message, of which `entry` is one."""
+    return LogGroupJson(**_metadata_fields(entry, trim_bytes), events=events)
 
 
 def queue_json(queue: Queue) -> QueueJson:

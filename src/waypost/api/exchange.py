@@ -47,7 +47,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How much may come in, and how much goes out in one page (D35)."""
 
     body_bytes_max: int = 10_000_000
+    head_bytes_max: int = 64_000
     batch_bytes_max: int = 100_000_000
+    batch_count_max: int = 1_000
     receive_bytes_max: int = 256_000_000
     page_bytes_max: int = 8_000_000
 

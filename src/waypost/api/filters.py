@@ -15,12 +15,13 @@ with one value or a list, taken as they are.  Where both say something, the
 values are put together (A17).
 
 A name that is not known is an error and not ignored: a filter that is
-misspelled would otherwise mean everything (contract section 10.1).
+misspelled would otherwise mean everything (contract section 10.1).  So is one
+without a value.
 """
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import structs
@@ -28,10 +29,11 @@ from msgspec import structs
 from waypost.api.exchange import Api, Request
 from waypost.api.json_body import read_json
 from waypost.domain.errors import Invalid
-from waypost.domain.filters import Filter
+from waypost.domain.filters import EVERYTHING, Filter
 
 IGNORED: Final = frozenset({"api"})
-"""Sent by some clients and meant for others (contract sections 10.1 and 11.2)."""
+"""Sent by some clients that look at lists, and meant for others (contract sections 10.1 and
+11.2).  A change refuses it: it would mean everything."""
 
 Given = Mapping[str, Sequence[str]]
 
@@ -57,8 +59,13 @@ MESSAGE_FILTERS: Final = frozenset({*_FIELDS, "fromDate", "toDate"}) - {"dlqIds"
 
 DEAD_LETTER_FILTERS: Final = MESSAGE_FILTERS - {"host", "path"} | {"dlqIds", _STATUS}
 
+_EVERY_FILTER: Final = MESSAGE_FILTERS | DEAD_LETTER_FILTERS
+
 VALUES_MAX: Final = 10_000
 """How many values all fields of a filter may have between them."""
+
+BODY_BYTES_MAX: Final = 1_000_000
+"""How much JSON may say what is meant: it is read while all others wait."""
 
 _AT_COMMAS: Final = re.compile(r",")
 _SEPARATORS: Final = {
@@ -69,7 +76,8 @@ _SEPARATORS: Final = {
 
 _NUMBER_DIGITS_MAX: Final = 15
 
-_decoder: Final = msgspec.json.Decoder(dict[str, Any] | None)
+_decode_values: Final = msgspec.json.Decoder(list[str | int] | str | int | None).decode
+_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 
 
 def check_names(
@@ -79,56 +87,64 @@ def check_names(
     for name in given:
         if name in later:
             raise Invalid(f"the query parameter {name} is not supported yet")
-        if name not in known and name not in IGNORED:
+        if name not in known:
             raise Invalid(f"there is no query parameter {name}")
 
 
-async def fields_of_body(api: Api, request: Request, *, known: Collection[str]) -> Given:
+async def fields_of_body(
+    api: Api, request: Request, *, known: Collection[str], everything: str | None = None
+) -> Given:
     """What a JSON body names, as a query does; no body and `null` name nothing (W103).
 
-    Raises Invalid for what is not `known`, and for a name without values: it would
-    mean everything.  Only of `messageIds` the documentation says so.
+    A name with `null` is there without values, which `filter_of` judges; that of
+    `everything` says nothing where its list is empty.
+    Raises Invalid for what is not `known`, for a name that is empty, and for too many
+    values; TooLarge.
     """
-    if not await request.body(api):
+    if not await request.body(api, bytes_max=BODY_BYTES_MAX):
         return {}
     given: dict[str, list[str]] = {}
-    for name, said in (await read_json(api, request, _decoder) or {}).items():
-        if name not in known and name not in IGNORED:
+    room = VALUES_MAX
+    found = await read_json(api, request, _decoder, bytes_max=BODY_BYTES_MAX)
+    for name, written in (found or {}).items():
+        if name not in known:
             raise Invalid(f"the body: there is no filter {name}")
+        try:
+            said = _decode_values(written)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            fault = f"the body: {name} is neither a text, a number, nor a list of these"
+            raise Invalid(fault) from None
         if said is None:
+            given[name] = []
             continue
         values = said if isinstance(said, list) else [said]
-        if not all(type(value) in {str, int} for value in values):
-            raise Invalid(f"the body: {name} is neither a text, a number, nor a list of these")
-        if "" in values or not (values or name == "messageIds"):
+        room -= len(values)
+        if room < 0:
+            raise _too_many()
+        if "" in values or not (values or name == everything):
             raise Invalid(f"the body: {name} is empty")
-        given[name] = list(map(str, values))
+        if values:
+            given[name] = list(map(str, values))
     return given
 
 
 def filter_of(query: Given, body: Given | None = None) -> Filter:
     """The filter that a query and a body ask for; what is no filter is passed over.
 
-    Raises Invalid for a value that is none, for too many, and for a name of the query
-    that has none.
+    Raises Invalid for a value that is none, for too many, for a name of the query that
+    has none, and where all that is named in the body has none.
     """
     body = body or {}
     texts: dict[str, set[str]] = {}
     for name, field in _FIELDS.items():
-        values = all_of(query, name)
-        if name in query and not values:
-            raise Invalid(f"{name} is empty")
-        values += body.get(name, ())
-        if values:
+        if values := _values(name, query, body):
             texts.setdefault(field, set()).update(values)
     if "hosts" in texts:
         texts["hosts"] = {host.lower() for host in texts["hosts"]}
-    statuses = {
-        _number(_STATUS, text) for text in (*all_of(query, _STATUS), *body.get(_STATUS, ()))
-    }
+    statuses = {_number(_STATUS, text) for text in _values(_STATUS, query, body)}
     if sum(map(len, texts.values())) + len(statuses) > VALUES_MAX:
-        raise Invalid(f"the filter has more than {VALUES_MAX} values")
-    return structs.replace(
+        raise _too_many()
+    where = structs.replace(
         Filter(
             from_ms=_moment("fromDate", query, body),
             to_ms=_moment("toDate", query, body),
@@ -136,6 +152,20 @@ def filter_of(query: Given, body: Given | None = None) -> Filter:
         ),
         **{field: frozenset(values) for field, values in texts.items()},
     )
+    if where == EVERYTHING and (empty := [name for name in body if name in _EVERY_FILTER]):
+        raise Invalid(f"the body: {empty[0]} is empty")
+    return where
+
+
+def _values(name: str, query: Given, body: Given) -> list[str]:
+    values = all_of(query, name)
+    if name in query and not values:
+        raise Invalid(f"{name} is empty")
+    return [*values, *body.get(name, ())]
+
+
+def _too_many() -> Invalid:
+    return Invalid(f"the filter has more than {VALUES_MAX} values")
 
 
 def _moment(name: str, query: Given, body: Given) -> int | None:

@@ -211,6 +211,7 @@ QUERY: Final[Said] = {
         "How many bytes of a body are shown; -1 for all.",
     ),
     "groupBy": ({"enum": ["messageId"]}, "Whether entries are gathered by message."),
+    "api": (_TEXT, "Means nothing here."),
     "search": (_TEXT, "What the key has in it."),
     "parallelism": ({"type": "integer", "minimum": 1}, "How many at once."),
     "rate": ({"type": "integer", "minimum": 1}, "How many in a period."),

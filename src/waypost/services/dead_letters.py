@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from waypost.clock import Clock
 from waypost.domain.destination import origin_of
-from waypost.domain.errors import NotFound
+from waypost.domain.errors import LimitReached, NotFound, RateLimited, StoreFull
 from waypost.domain.filters import Filter
 from waypost.domain.hops import hops_of
 from waypost.domain.ids import MESSAGE_ENTROPY_BITS, message_id
@@ -17,7 +17,7 @@ from waypost.domain.options import Limits
 from waypost.domain.overrides import anew, read_overrides
 from waypost.services.publishing import check_callbacks
 from waypost.services.rates import Rates
-from waypost.store.protocol import DeadLetter, DeadLetterPage, Draft, Reader
+from waypost.store.protocol import DeadLetter, Draft, Reader
 from waypost.store.protocol import DeadLetters as Store
 from waypost.telemetry import Telemetry
 
@@ -29,6 +29,13 @@ LOOK: Final = 500
 """Dead letters that are found before they are changed, chunk by chunk."""
 
 Header = Sequence[tuple[bytes, bytes]]
+
+
+class Listed(Struct, frozen=True):
+    """A page; `cursor` is where there are more, None where there are not."""
+
+    dead_letters: list[DeadLetter]
+    cursor: str | None
 
 
 class Deleted(Struct, frozen=True):
@@ -78,7 +85,8 @@ class DeadLetters:
         cursor: str | None,
         count_max: int,
         bytes_max: int,
-    ) -> DeadLetterPage:
+        bodies: bool = True,
+    ) -> Listed:
         """A page that is full, in count or in bytes, or the last one, which has no cursor.
 
         Raises Invalid for a cursor that is not one of ours.
@@ -92,17 +100,20 @@ class DeadLetters:
                 cursor=cursor,
                 count_max=count_max - len(letters),
                 bytes_max=bytes_max,
+                bodies=bodies,
             )
-            letters += page.dead_letters
-            cursor = page.cursor
+            full = page.full
+            if letters and page.size > bytes_max:  # only the first of all has room in any case
+                full = True
+            else:
+                letters += page.dead_letters
+                bytes_max -= page.size
+                cursor = page.cursor
             if cursor is None:
-                return DeadLetterPage(letters, None)
-            bytes_max -= sum(
-                len(letter.body) + len(letter.response_body) for letter in page.dead_letters
-            )
-            if len(letters) == count_max or (letters and bytes_max <= 0):
+                return Listed(letters, None)
+            if full:
                 more = await self._more(tenant, where, cursor, latest_first=latest_first)
-                return DeadLetterPage(letters, more)
+                return Listed(letters, more)
 
     async def get(self, tenant: str, letter_id: str) -> DeadLetter:
         """Raises NotFound."""
@@ -140,7 +151,8 @@ class DeadLetters:
     async def retry(self, tenant: str, letter_id: str, *, header: Header) -> str:
         """Publish the message of a dead letter anew, as the header has it: the new id.
 
-        Raises NotFound, Invalid, QuotaExceeded, RateLimited, StoreFull; then nothing was changed.
+        Raises NotFound, Invalid, QuotaExceeded, RateLimited, LimitReached, StoreFull; then
+        nothing was changed.
         """
         now_ms = self._clock.now_ms()
         [new_id] = await self._retry(tenant, [letter_id], self._anew(tenant, header, now_ms))
@@ -159,9 +171,10 @@ class DeadLetters:
     ) -> Retried:
         """Publish anew what `where` means, at most `count_max`, those first that failed first.
 
-        Each is published once, however many retry it at the same moment.  Where this stops
-        midway, the rest is still there.
-        Raises Invalid and QuotaExceeded, and then nothing was changed; RateLimited, StoreFull.
+        Each is published once, however many retry it at the same moment.  Where no more may
+        be published this stops, and the rest is still there.
+        Raises Invalid, QuotaExceeded, RateLimited, LimitReached and StoreFull; then nothing
+        was changed.
         """
         now_ms = self._clock.now_ms()
         new_message = self._anew(tenant, header, now_ms)
@@ -171,9 +184,20 @@ class DeadLetters:
             found = await self._reader.dead_letter_ids(
                 tenant, where=where, cursor=cursor, count_max=_room(len(new_ids), count_max)
             )
-            for chunk in _chunks(found.ids):
-                retried = await self._retry(tenant, chunk, new_message)
+            at = 0
+            while at < len(found.ids):
+                # One in any case: where there is room for none, it says why.
+                room = max(1, self._rates.messages_room(tenant, CHUNK))
+                chunk = found.ids[at : at + room]
+                try:
+                    retried = await self._retry(tenant, chunk, new_message)
+                except (RateLimited, LimitReached, StoreFull):
+                    if not new_ids:
+                        raise
+                    return Retried(new_ids, cursor)
                 new_ids += [new_id for new_id in retried if new_id is not None]
+                at += room
+                cursor = chunk[-1]
             cursor = found.cursor
             if cursor is None:
                 return Retried(new_ids, None)
@@ -184,10 +208,20 @@ class DeadLetters:
         self, tenant: str, letter_ids: Sequence[str], new_message: Callable[[Message], Draft]
     ) -> list[str | None]:
         self._rates.messages(tenant, len(letter_ids))
-        new_ids = await self._store.retry_dead_letters(
-            tenant, letter_ids, new_message, now_ms=self._clock.now_ms()
-        )
-        self._telemetry.messages_accepted += sum(new_id is not None for new_id in new_ids)
+        try:
+            new_ids = await self._store.retry_dead_letters(
+                tenant,
+                letter_ids,
+                new_message,
+                queue_count_max=self._limits.queue_count_max,
+                now_ms=self._clock.now_ms(),
+            )
+        except (LimitReached, StoreFull):
+            self._rates.messages_not_accepted(tenant, len(letter_ids))
+            raise
+        accepted = sum(new_id is not None for new_id in new_ids)
+        self._rates.messages_not_accepted(tenant, len(letter_ids) - accepted)
+        self._telemetry.messages_accepted += accepted
         return new_ids
 
     def _anew(self, tenant: str, header: Header, now_ms: int) -> Callable[[Message], Draft]:

@@ -8,7 +8,7 @@ from waypost.domain.options import Limits, checked_name
 from waypost.store.protocol import Queue
 from waypost.store.protocol import Queues as Store
 
-PARALLELISM_MAX: Final = 1_000_000
+PARALLELISM_MAX: Final = 10_000
 
 CHUNK: Final = 500
 """Messages of a queue that end in one transaction, so that others have their turn between."""

@@ -54,6 +54,21 @@ class Rates:
             )
         return allowance
 
+    def messages_room(self, tenant: str, count: int) -> int:
+        """How many of `count` messages would be counted today."""
+        if not self._messages_max:
+            return count
+        day, taken = self._messages.get(tenant, (0, 0))
+        if day != self._clock.now_ms() // DAY_MS:
+            taken = 0
+        return min(count, self._messages_max - taken)
+
+    def messages_not_accepted(self, tenant: str, count: int) -> None:
+        """Count no longer what was counted, and then not accepted."""
+        if tenant in self._messages:
+            day, taken = self._messages[tenant]
+            self._messages[tenant] = (day, max(0, taken - count))
+
     def messages(self, tenant: str, count: int) -> None:
         """Count messages that are about to be accepted.
 
@@ -71,6 +86,12 @@ class Rates:
                 reset_s=allowance.reset_s,
                 daily=True,
             )
+
+    def take_back(self, tenant: str, count: int) -> None:
+        """Uncount messages that were not accepted after all."""
+        if tenant in self._messages:
+            period, taken = self._messages[tenant]
+            self._messages[tenant] = (period, max(0, taken - count))
 
     def _take(
         self,

@@ -13,11 +13,18 @@ from waypost.domain import options
 from waypost.domain import schedules as domain
 from waypost.domain.cron import read_cron
 from waypost.domain.destination import ToApi, ToGroup, ToUrl, read_destination
-from waypost.domain.errors import Invalid, NotFound, QuotaExceeded
+from waypost.domain.errors import (
+    Invalid,
+    LimitReached,
+    NotFound,
+    QuotaExceeded,
+    RateLimited,
+)
 from waypost.domain.ids import schedule_id
 from waypost.domain.options import Limits
 from waypost.domain.schedules import Rule, Schedule, Turn
 from waypost.services.publishing import Incoming, Publishing
+from waypost.services.rates import Rates
 from waypost.store.protocol import Births, Draft, Reader, ScheduleSeen
 from waypost.store.protocol import Schedules as Store
 from waypost.telemetry import Telemetry
@@ -27,6 +34,9 @@ log = structlog.stdlib.get_logger()
 FIRED_AT_ONCE: Final = 50
 FIRED_BYTES_AT_ONCE: Final = 4_000_000
 """What one step takes up, so that publishes and deliveries have their turn."""
+
+PUT_OFF_MS: Final = 3_600_000
+"""When a schedule is looked at again that cannot be read, or whose zone is not known."""
 
 COUNTED_MAX: Final = 1_000
 """Skipped firings of one schedule that are counted; of more it is said that there are so many."""
@@ -58,6 +68,7 @@ class Schedules:
         births: Births,
         shown_bytes_max: int,
         entropy: Callable[[int], int],
+        rates: Rates | None = None,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -69,6 +80,7 @@ class Schedules:
         self._births = births
         self._shown_bytes_max = shown_bytes_max
         self._entropy = entropy
+        self._rates = rates or Rates(clock)
         self.changed: Callable[[], None] = _ignore
 
     async def create(self, tenant: str, incoming: Incoming) -> str:
@@ -146,6 +158,9 @@ class Schedules:
         due = await self._reader.due_schedules(
             now_ms=now_ms, count_max=FIRED_AT_ONCE, bytes_max=FIRED_BYTES_AT_ONCE
         )
+        until_ms = now_ms + PUT_OFF_MS
+        for place in due.unreadable:
+            await self._store.put_off_schedule(*place, until_ms=until_ms, now_ms=now_ms)
         results = await asyncio.gather(
             *(self._fire(schedule, body, now_ms) for schedule, body in due.due),
             return_exceptions=True,
@@ -160,32 +175,70 @@ class Schedules:
 
     async def _fire(self, schedule: Schedule, body: bytes, now_ms: int) -> int | None:
         """Fire a schedule that is due; when it is due again."""
-        drafts: list[Draft] = []
-        error = None
         try:
             turn = domain.turn(schedule, rule=self._rule, now_ms=now_ms)
         except Invalid as fault:  # its zone is not in this database of zones
-            turn, error = Turn(), f"Upstash-Cron: {fault}"
+            return await self._put_off(schedule, f"Upstash-Cron: {fault}", now_ms)
+        drafts: list[Draft] = []
+        error = None
         if turn.fire_ms is not None:
             try:
                 drafts = await self._drafts(schedule, body, now_ms)
-            except (Invalid, QuotaExceeded, NotFound) as fault:
+                fired = await self._store_run(schedule, turn, drafts, None, now_ms)
+            except (Invalid, QuotaExceeded, NotFound, LimitReached, RateLimited) as fault:
                 error = str(fault)
-        after = domain.moved_on(
-            schedule, turn, run=[draft.message.id for draft in drafts], error=error, now_ms=now_ms
-        )
-        fired = await self._store.fire(schedule, after, drafts, births=self._births, now_ms=now_ms)
+        if turn.fire_ms is None or error is not None:
+            fired = await self._store_run(schedule, turn, [], error, now_ms)
         if not fired:
             return now_ms
         if turn.skipped_ms is not None:
             await self._tell_of_skipped(schedule, turn, now_ms)
         if error is not None:
-            self._telemetry.firings["failed"] += 1
-            log.warning("firing_failed", schedule_id=schedule.id, why=error)
+            self._tell_of_failed(schedule, error)
         elif turn.fire_ms is not None:
             self._telemetry.firings["fired"] += 1
             self._telemetry.messages_scheduled += len(drafts)
         return turn.next_ms
+
+    async def _store_run(
+        self, schedule: Schedule, turn: Turn, drafts: list[Draft], error: str | None, now_ms: int
+    ) -> bool:
+        """Put a turn and its messages into the store; see `fire` of the protocol.
+
+        Raises what that raises, and RateLimited; then the messages do not count.
+        """
+        run = [draft.message.id for draft in drafts]
+        after = domain.moved_on(schedule, turn, run=run, error=error, now_ms=now_ms)
+        self._rates.messages(schedule.tenant, len(drafts))
+        fired = False
+        try:
+            fired = await self._store.fire(
+                schedule,
+                after,
+                drafts,
+                births=self._births,
+                queue_count_max=self._limits.queue_count_max,
+                now_ms=now_ms,
+            )
+        finally:
+            if not fired:
+                self._rates.take_back(schedule.tenant, len(drafts))
+        return fired
+
+    async def _put_off(self, schedule: Schedule, error: str, now_ms: int) -> int:
+        """Leave a firing for later; when it is due again."""
+        if not await self._store_run(schedule, Turn(next_ms=schedule.next_ms), [], error, now_ms):
+            return now_ms
+        until_ms = now_ms + PUT_OFF_MS
+        await self._store.put_off_schedule(
+            schedule.tenant, schedule.id, until_ms=until_ms, now_ms=now_ms
+        )
+        self._tell_of_failed(schedule, error)
+        return until_ms
+
+    def _tell_of_failed(self, schedule: Schedule, error: str) -> None:
+        self._telemetry.firings["failed"] += 1
+        log.warning("firing_failed", schedule_id=schedule.id, why=error)
 
     async def _drafts(self, schedule: Schedule, body: bytes, now_ms: int) -> list[Draft]:
         """The messages of a run that is made now."""

@@ -62,7 +62,7 @@ class UrlGroups:
     ) -> UrlGroup | None:
         """Add endpoints to a group, which is made if it is missing.
 
-        Raises Invalid or QuotaExceeded; then nothing was changed.
+        Raises Invalid, QuotaExceeded or LimitReached; then nothing was changed.
         """
         now_ms = self._clock.now_ms()
         id_if_new = url_group_id(now_ms, self._entropy(80))
@@ -79,7 +79,9 @@ class UrlGroups:
                 group, endpoints, count_max=self._limits.endpoint_count_max, now_ms=now_ms
             )
 
-        return await self._store.change_url_group(tenant, name_or_id, change)
+        return await self._store.change_url_group(
+            tenant, name_or_id, change, count_max=self._limits.url_group_count_max
+        )
 
     async def remove_endpoints(
         self, tenant: str, name_or_id: str, told: Sequence[Named]

@@ -7,6 +7,7 @@ from waypost.api.encoding import dead_letter_json
 from waypost.api.exchange import Api, Request
 from waypost.api.filters import (
     DEAD_LETTER_FILTERS,
+    IGNORED,
     Given,
     check_names,
     count_of,
@@ -22,7 +23,7 @@ from waypost.domain.filters import Filter
 COUNT_MAX: Final = 100
 
 CHANGED: Final = DEAD_LETTER_FILTERS | {"count", "cursor"}
-LISTED: Final = CHANGED | {"order", "trimBody"}
+LISTED: Final = CHANGED | IGNORED | {"order", "trimBody"}
 LATER: Final = frozenset({"source"})
 
 
@@ -37,6 +38,7 @@ async def page(api: Api, request: Request) -> Answer:
         cursor=one_of(given, "cursor"),
         count_max=count_of(given, most=COUNT_MAX),
         bytes_max=api.limits.page_bytes_max,
+        bodies=trim_bytes != 0,
     )
     answer: dict[str, object] = {
         "messages": [dead_letter_json(letter, trim_bytes) for letter in found.dead_letters]
@@ -63,7 +65,7 @@ async def delete_many(api: Api, request: Request) -> Answer:
         request.tenant,
         where,
         cursor=one_of(said, "cursor"),
-        count_max=count_of(said, most=COUNT_MAX) if "count" in said else None,
+        count_max=count_of(said, most=COUNT_MAX) if said.get("count") else None,
     )
     answer: dict[str, object] = {"deleted": deleted.count}
     if deleted.cursor is not None:  # among numbers alone where it can be (W163)
@@ -84,7 +86,7 @@ async def retry_many(api: Api, request: Request) -> Answer:
     Ids that are gone are passed over, unless all of them are (A30).
     """
     said, where = await _asked(api, request)
-    every = "count" not in said and bool(where.dead_letter_ids)
+    every = not said.get("count") and bool(where.dead_letter_ids)
     retried = await api.dead_letters.retry_many(
         request.tenant,
         where,

@@ -5,16 +5,17 @@ own tools read `messages`, the entries gathered by message (A4).  With
 `groupBy=messageId` both answer `messages` alone, and count them.
 """
 
-from itertools import groupby
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, cast
 
 from msgspec import Raw
 from msgspec.structs import replace
 
 from waypost.api.answer import Answer, encode, json_answer
-from waypost.api.encoding import log_entry_json, log_group_json
+from waypost.api.encoding import LogEntryJson, LogGroupJson, log_entry_json, log_group_json
 from waypost.api.exchange import Api, Request
 from waypost.api.filters import (
+    IGNORED,
     MESSAGE_FILTERS,
     Given,
     all_of,
@@ -34,7 +35,9 @@ COUNT_MAX: Final = 1_000
 MESSAGE_COUNT_MAX: Final = 10
 """How many messages a page has, where they are counted."""
 
-KNOWN: Final = MESSAGE_FILTERS | {"cursor", "count", "groupBy", "order", "state", "trimBody"}
+KNOWN: Final = (
+    MESSAGE_FILTERS | IGNORED | {"cursor", "count", "groupBy", "order", "state", "trimBody"}
+)
 
 STATES: Final = {state.value: (state,) for state in Logged} | {
     "CANCELLED": (Logged.CANCELED,),
@@ -59,22 +62,34 @@ async def logs(api: Api, request: Request) -> Answer:
     # Every entry is written three times, so a third of the bytes fills the page.
     page = await _page(api, request, given, bytes_max=api.limits.page_bytes_max // 3)
     trim_bytes = trim_of(given)
-    entries = Raw(encode([log_entry_json(entry, trim_bytes) for entry in page.entries]))
-    gathered: dict[str, list[LogEntry]] = {}
-    for entry in page.entries:
-        gathered.setdefault(entry.message.id, []).append(entry)
-    messages = [log_group_json(group, trim_bytes) for group in gathered.values()]
-    return _answer(page, {"events": entries, "logs": entries, "messages": messages})
+    shown = [_written(entry, trim_bytes) for entry in page.entries]
+    messages = _gathered(page.entries, shown, trim_bytes)
+    return _answer(page, {"events": shown, "logs": shown, "messages": messages})
 
 
 async def _messages(api: Api, request: Request, given: Given) -> Answer:
     page = await _page(api, request, given, bytes_max=api.limits.page_bytes_max)
     trim_bytes = trim_of(given)
-    messages = [
-        log_group_json(list(group), trim_bytes)
-        for _, group in groupby(page.entries, key=lambda entry: entry.message.id)
-    ]
-    return _answer(page, {"messages": messages})
+    shown = [log_entry_json(entry, trim_bytes) for entry in page.entries]
+    return _answer(page, {"messages": _gathered(page.entries, shown, trim_bytes)})
+
+
+def _written(entry: LogEntry, trim_bytes: int | None) -> LogEntryJson:
+    """An entry as JSON that is there already, and is put in wherever it is shown."""
+    return cast(LogEntryJson, Raw(encode(log_entry_json(entry, trim_bytes))))
+
+
+def _gathered(
+    entries: Sequence[LogEntry], shown: Sequence[LogEntryJson], trim_bytes: int | None
+) -> list[LogGroupJson]:
+    """The messages that entries speak of, each with those that are its own."""
+    messages: dict[str, LogGroupJson] = {}
+    for entry, event in zip(entries, shown, strict=True):
+        message = messages.get(entry.message.id)
+        if message is None:
+            message = messages[entry.message.id] = log_group_json(entry, [], trim_bytes)
+        message.events.append(event)
+    return list(messages.values())
 
 
 def _answer(page: LogPage, answer: dict[str, object]) -> Answer:

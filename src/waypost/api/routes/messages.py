@@ -34,11 +34,11 @@ async def cancel_many(api: Api, request: Request) -> Answer:
     """Cancel what the query and the body name; without a filter, everything (D36)."""
     query = request.parameters(blank=True)
     check_names(query, known=KNOWN)
-    body = await fields_of_body(api, request, known=KNOWN)
+    body = await fields_of_body(api, request, known=KNOWN, everything="messageIds")
     said = {**body, **query}
     cancelled = await api.messages.cancel_many(
         request.tenant,
         filter_of(query, body),
-        count_max=count_of(said, most=CANCELLED_MAX) if "count" in said else None,
+        count_max=count_of(said, most=CANCELLED_MAX) if said.get("count") else None,
     )
     return json_answer({"cancelled": cancelled})
