@@ -26,8 +26,8 @@ def test_the_python_sdk_sends_a_batch(client, kind, group, receiver):
             {"url": url, "body": {"number": 0}, "headers": {"X-Own": "first"}, "retries": 0},
             {"url_group": group, "body": {"number": 1}, "delay": "1h"},
             {"url": url, "queue": f"{kind}-batch", "body": {"number": 2}},
-            {"url": url, "deduplication_id": f"{kind}-once"},
-            {"url": url, "deduplication_id": f"{kind}-once"},
+            {"url": url, "deduplication_id": f"{kind}-once-in-a-batch"},
+            {"url": url, "deduplication_id": f"{kind}-once-in-a-batch"},
         ]
     )
 

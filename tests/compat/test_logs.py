@@ -30,6 +30,7 @@ def test_the_python_sdk_finds_entries_by_what_their_messages_are(client, kind, r
     other = client.message.publish(url=f"{to}/other", label=f"{name}-other", delay="1h")
     queued = client.message.enqueue(queue=name, url=f"{to}/queued")
     [grouped] = client.message.publish(url_group=name, delay="1h")
+    client.url_group.delete(name)
 
     def found(**wanted):
         page = client.log.list(filter=wanted)

@@ -86,7 +86,7 @@ def test_the_javascript_sdk_has_queues_too(javascript, server, receiver):
     for name, status, text in (
         ("ended", 404, "queue _js-Queue not found"),
         ("unknown", 404, "queue _js-Queue not found"),
-        ("none", 400, "parallelism: 0 is not from 1 to 1000000"),
+        ("none", 400, "parallelism: 0 is not from 1 to 10000"),
     ):
         assert said[name]["status"] == status
         assert json.loads(said[name]["message"]) == {"error": text}
