@@ -18,8 +18,8 @@ from docs.markdown import code, page, table
 from docs.rows import HERE, TESTS, Test, cited, contract, functions, tests_in
 from tests.test_rows import LATER
 
-REFUSED = frozenset({"test_not_yet.py", "attempt.mjs"})
-"""What calls the SDKs in order to be refused, which is no exercise of what they can do."""
+REFUSED = frozenset({"attempt.mjs"})
+"""What calls an SDK in order to be refused, which is no exercise of what it can do."""
 
 
 class Line(NamedTuple):
@@ -63,8 +63,7 @@ def _python() -> Iterator[tuple[Test, str]]:
     """Each test of the SDKs, and its source with that of its fixtures."""
     fixtures = {each.name: each.source for each in functions("compat")}
     for test in tests_in("compat"):
-        if test.path.rpartition("/")[2] not in REFUSED:
-            yield test, "\n".join([test.source, *(fixtures.get(n, "") for n in test.arguments)])
+        yield test, "\n".join([test.source, *(fixtures.get(n, "") for n in test.arguments)])
 
 
 def _javascript() -> Iterator[tuple[Test, str]]:
