@@ -144,7 +144,6 @@ class Adding:
         body = kept = draft.body
         if draft.report is not None:
             assert source is not None, message.id
-            body = callbacks.body(draft.report, source.message, source.body)
             kept = encode(draft.report)
         lane = lane_of(message, draft.host)
         place = (tenant, lane)
@@ -162,6 +161,8 @@ class Adding:
             if due_ms <= self.now_ms and room and not self.permits.room_at_birth(tenant, key):
                 room = self.open[place] = 0
         if due_ms <= self.now_ms and room:
+            if draft.report is not None and source is not None:
+                body = callbacks.body(draft.report, source.message, source.body)
             if self.quota > 0 and not self.places.refusal(draft.host, size=len(body)):
                 token = self.token
                 self.quota -= 1
