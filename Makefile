@@ -1,6 +1,7 @@
 # The commands, for people and CI alike.  `make setup` is quick when nothing changed.
 PYTHON ?= python3
 BIN := .venv/bin
+RESULTS := build/results.json
 READY := .venv/.ready
 
 .PHONY: setup dev test prove check bench docs
@@ -16,7 +17,8 @@ dev: setup
 	$(BIN)/waypost dev
 
 test: setup
-	$(BIN)/python -m pytest -m 'not prove'
+	$(BIN)/python -m pytest -m 'not prove' --results $(RESULTS); tests=$$?; \
+	$(BIN)/python -m docs.compatibility --results $(RESULTS) --check && exit $$tests
 
 prove: setup
 	$(BIN)/python -m pytest -m prove
@@ -33,3 +35,4 @@ bench: setup
 
 docs: setup
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.compatibility --results $(RESULTS)

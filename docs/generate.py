@@ -13,6 +13,9 @@
 | schema.sql       | the sum of the SQLite migrations   |
 | decisions/       | the titles of its pages            |
 | compatibility.md | what is promised, and the tests    |
+
+How tests went is not in the code: compatibility.md keeps it, until `docs.compatibility` is told of
+a run.
 """
 
 import difflib

@@ -11,6 +11,7 @@ from qstash import AsyncQStash, QStash
 from tests.compat import node
 from tests.support.program import DEV_TOKEN, Server, running
 from tests.support.receiver import Receiver
+from tests.support.results import LACKING
 from waypost.domain.dev_users import DEV_USERS
 
 LLM_KEY = "sk-operator"
@@ -84,9 +85,9 @@ def kind(request: pytest.FixtureRequest, clients: object) -> str:
 
 @pytest.fixture(scope="session")
 def _npm_sdk() -> None:
-    reason = node.lacking()
-    if reason is not None:
-        pytest.skip(f"the npm SDK is not tested: {reason}")
+    lacking = node.lacking()
+    if lacking:
+        pytest.skip(f"{LACKING}{lacking}: the npm SDK is not tested")
     node.install()
 
 

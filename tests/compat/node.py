@@ -17,10 +17,9 @@ PROGRAMS = Path(__file__).with_name("js")
 INSTALL_S = 180
 
 
-def lacking() -> str | None:
-    """What this machine lacks, or None."""
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
-    return f"there is no {' and no '.join(missing)} on this machine" if missing else None
+def lacking() -> str:
+    """What this machine lacks, or nothing."""
+    return " and ".join(name for name in ("node", "npm") if shutil.which(name) is None)
 
 
 def install() -> None:

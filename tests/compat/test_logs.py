@@ -111,6 +111,16 @@ def test_the_python_sdk_hears_of_a_filter_that_there_is_not(client):
 # The npm SDK.
 
 
+def test_the_javascript_sdk_has_an_older_name_for_the_same(javascript, receiver):
+    """`events`, deprecated, is `logs`."""
+    said = javascript("events.mjs", {"url": f"{receiver.url}/js/events"})
+
+    [created] = said["events"]["events"]
+    assert (created["messageId"], created["state"]) == (said["messageId"], "CREATED")
+    assert said["events"] == said["logs"]
+    assert said["events"]["logs"] == [created]
+
+
 def test_the_javascript_sdk_finds_entries_by_what_their_messages_are(javascript, receiver):
     """W57, W58, W64, W68-W74, W167, W170-W173."""
     said = javascript("logs.mjs", {"receiver": receiver.url})

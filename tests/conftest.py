@@ -1,0 +1,3 @@
+"""What holds for every run: `--results FILE` writes how each test went."""
+
+pytest_plugins = ("tests.support.results",)
