@@ -96,6 +96,8 @@ class OpenLoop:
                 rest_s = began_s + n / rate - time.monotonic()
                 if rest_s > 0:
                     await asyncio.sleep(rest_s)
+                while free and free[-1].transport.is_closing():
+                    free.pop()  # the server has done with what was idle for long
                 while not free:
                     opened += 1
                     if opened > CONNECTIONS_MAX:

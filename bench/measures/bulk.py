@@ -40,17 +40,20 @@ async def measure(plan: Plan) -> list[Figure]:
         "retry dead letters by label": _retry,
         "list dead letters by label, page by page": _list,
     }
-    idle_ms: list[float] = []
+    rest_ms: dict[str, list[float]] = {name: [] for name in works}
     during_ms: dict[str, list[float]] = {name: [] for name in works}
     took_s: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(plan.pairs):
-        idle_ms.append(await _p99_ms(plan, model, None, half, []))
         for name, work in works.items():
-            during_ms[name].append(await _p99_ms(plan, model, work, half, took_s[name]))
+            at_rest, during, seconds = await _p99s_ms(plan, model, work, half)
+            rest_ms[name].append(at_rest)
+            during_ms[name].append(during)
+            took_s[name].append(seconds)
     model.unlink()
-    found = [Figure(name=f"publish to receive at {RATE}/s, p99", samples=idle_ms, show=figures.ms)]
+    every_ms = [each for samples in rest_ms.values() for each in samples]
+    found = [Figure(name=f"publish to receive at {RATE}/s, p99", samples=every_ms, show=figures.ms)]
     for name, samples in during_ms.items():
-        ratios = [during / idle for during, idle in zip(samples, idle_ms, strict=True)]
+        ratios = [during / rest for during, rest in zip(samples, rest_ms[name], strict=True)]
         rates = [half / seconds for seconds in took_s[name]]
         bar = Bar(at_most=RATIO_MAX)
         found += [
@@ -61,29 +64,27 @@ async def measure(plan: Plan) -> list[Figure]:
     return found
 
 
-async def _p99_ms(
-    plan: Plan, model: Path, work: Work | None, count: int, took_s: list[float]
-) -> float:
-    """How long the slowest hundredth of the publishes took that were sent during `work`."""
+async def _p99s_ms(plan: Plan, model: Path, work: Work, count: int) -> tuple[float, float, float]:
+    """How long the slowest hundredth of the publishes took at rest, and of those that were sent
+    during `work` just after it; and how long that took (s)."""
     database = plan.directory / "copy.db"
     await asyncio.to_thread(copy, model, database)
+    rest_s = WARM_S + plan.latency_s
     async with open_loop() as steady, server(plan.directory, database=database) as waypost:
         async with asyncio.TaskGroup() as both:
             publishing = both.create_task(
-                steady.publish(waypost.url, rate=RATE, seconds=WARM_S + plan.latency_s)
+                steady.publish(waypost.url, rate=RATE, seconds=rest_s + plan.latency_s)
             )
-            await asyncio.sleep(WARM_S)
-            end_s = float(plan.latency_s)
-            if work is not None:
-                began_s = time.monotonic()
-                done = await work(waypost)
-                end_s = time.monotonic() - began_s
-                took_s.append(end_s)
-                if done != count:
-                    raise RuntimeError(f"{done:,} were found of {count:,}")
-        sent_ms = publishing.result()[WARM_S * RATE :]
+            await asyncio.sleep(rest_s)
+            began_s = time.monotonic()
+            done = await work(waypost)
+            took_s = time.monotonic() - began_s
+            if done != count:
+                raise RuntimeError(f"{done:,} were found of {count:,}")
+        sent_ms = publishing.result()
     waypost.remove()
-    return _p99(sent_ms[: max(RATE, int(end_s * RATE))])
+    at_rest, during = sent_ms[WARM_S * RATE : rest_s * RATE], sent_ms[rest_s * RATE :]
+    return _p99(at_rest), _p99(during[: max(RATE, int(took_s * RATE))]), took_s
 
 
 async def _cancel(waypost: Server) -> int:

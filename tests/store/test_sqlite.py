@@ -21,7 +21,7 @@ from waypost.domain.places import Sign
 from waypost.domain.signing import SigningKeys
 from waypost.store.migrations import SchemaTooNew
 from waypost.store.protocol import LogFilter, LogView, Retention, Tenant, Token, give_back_place
-from waypost.store.sqlite import database, log, upkeep, writer
+from waypost.store.sqlite import database, upkeep, writer
 from waypost.store.sqlite.database import MIGRATIONS, Locked
 from waypost.store.sqlite.people import PeopleFile
 from waypost.store.sqlite.store import MEMORY, SqliteStore
@@ -369,64 +369,6 @@ async def test_the_pages_of_what_was_removed_go_back_to_the_file_system(path: st
     await store.close()
 
 
-async def test_a_page_of_a_state_that_is_rare_ends_early_and_none_is_missed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(log, "LOOKED_AT_MAX", 10)
-    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
-    bench = Bench(store)
-    await bench.add(*[a_draft() for _ in range(30)])
-    failed = bench.born[3]
-    await bench.fail(failed)
-    await Bench(store).add_waiting(*[a_draft(at_ms=T0 + 1) for _ in range(25)], now_ms=T0 + 1)
-
-    found, cursor, pages = [], None, 0
-    while pages == 0 or cursor is not None:
-        page = await store.log(
-            "acme",
-            where=LogFilter(states=[Logged.FAILED]),
-            cursor=cursor,
-            count_max=5,
-            bytes_max=1 << 20,
-        )
-        found += [entry.message.id for entry in page.entries]
-        cursor, pages = page.cursor, pages + 1
-
-    assert found == [failed.message.id]
-    assert pages == 9
-    await store.close()
-
-
-@pytest.mark.parametrize("by_message", [False, True])
-@pytest.mark.parametrize("latest_first", [False, True])
-async def test_a_page_looks_at_so_many_entries_and_none_that_is_wanted_is_missed(
-    monkeypatch: pytest.MonkeyPatch, by_message: bool, latest_first: bool
-) -> None:
-    monkeypatch.setattr(log, "LOOKED_AT_MAX", 10)
-    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
-    drafts = [a_draft(at_ms=T0 + n, labels=["a"] if n % 20 == 7 else []) for n in range(60)]
-    for n, draft in enumerate(drafts):
-        await Bench(store).add_waiting(draft, now_ms=T0 + n)
-
-    found, cursor, pages = [], None, 0
-    while pages == 0 or cursor is not None:
-        page = await store.log(
-            "acme",
-            where=LogFilter(of=Filter(labels=frozenset({"a"}))),
-            view=LogView(latest_first=latest_first, by_message=by_message),
-            cursor=cursor,
-            count_max=5,
-            bytes_max=1 << 20,
-        )
-        found += [entry.message.id for entry in page.entries]
-        cursor, pages = page.cursor, pages + 1
-
-    wanted = [draft.message.id for draft in drafts[7::20]]
-    assert found == (wanted[::-1] if latest_first else wanted)
-    assert pages == 7
-    await store.close()
-
-
 async def test_the_dates_of_the_log_are_found_by_an_index() -> None:
     """W172: and what is before and after them is not looked at."""
     store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
@@ -698,3 +640,103 @@ async def test_no_statement_of_the_hot_path_scans_a_table() -> None:
 
     assert len(plans) >= 8
     assert scans == {}
+
+
+async def _waiting_ids(bench: Bench, count: int) -> list[str]:
+    accepted = await bench.add_waiting(*[a_draft(delay_ms=HOUR) for _ in range(count)])
+    return [each.message_id for each in accepted]
+
+
+def _cancels(store: SqliteStore, ids: list[str]) -> list[asyncio.Task[int]]:
+    """Bulk calls of two messages each."""
+    return [
+        asyncio.ensure_future(store.cancel_many("acme", ids[at : at + 2], now_ms=T0))
+        for at in range(0, len(ids), 2)
+    ]
+
+
+async def test_bulk_calls_share_a_sync_and_none_is_answered_before_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    ids = await _waiting_ids(Bench(store), 40)
+    synced: list[int] = []
+    sync = store.writer._sync_now
+    monkeypatch.setattr(
+        store.writer,
+        "_sync_now",
+        lambda: (synced.append(sum(cancel.done() for cancel in cancels)), sync()),
+    )
+    cancels = _cancels(store, ids)
+
+    assert await asyncio.gather(*cancels) == [2] * 20
+    assert synced == [0, writer.UNSYNCED_MAX]
+    await store.close()
+
+
+async def test_whoever_publishes_goes_before_bulk_calls(path: str) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    cancels = _cancels(store, await _waiting_ids(bench, 200))
+    await asyncio.sleep(0)
+
+    await bench.add(a_draft(delay_ms=HOUR))
+
+    assert sum(cancel.done() for cancel in cancels) < 50
+    await asyncio.gather(*cancels)
+    await store.close()
+
+
+async def test_bulk_calls_have_their_turns_however_many_publish(path: str) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    cancels = _cancels(store, await _waiting_ids(bench, 10))
+    published = 0
+
+    async def publish() -> None:
+        nonlocal published
+        while not all(cancel.done() for cancel in cancels):
+            await bench.add(a_draft(delay_ms=HOUR))
+            published += 1
+
+    await asyncio.gather(publish(), publish())
+
+    assert published < 200
+    await store.close()
+
+
+async def test_a_sync_that_fails_leaves_bulk_calls_unanswered_and_the_store_broken(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    cancels = _cancels(store, await _waiting_ids(bench, 10))
+
+    def fail() -> None:
+        raise OSError("planted")
+
+    monkeypatch.setattr(store.writer, "_sync_now", fail)
+    answers = await asyncio.gather(*cancels, return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [StoreBroken] * 5
+    with pytest.raises(StoreBroken, match="planted"):
+        await bench.add(a_draft())
+    await store.close()
+
+
+async def test_a_bulk_call_that_fails_keeps_the_others_from_nothing(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    ids = await _waiting_ids(Bench(store), 10)
+    bad = asyncio.ensure_future(store.cancel_many("acme", [ids[0], object()], now_ms=T0))  # type: ignore[list-item]
+    cancels = _cancels(store, ids)
+    last = asyncio.ensure_future(store.cancel_many("acme", [ids[0], object()], now_ms=T0))  # type: ignore[list-item]
+
+    answers = await asyncio.gather(*cancels)
+
+    assert answers == [2] * 5
+    for failed in (bad, last):
+        with pytest.raises(TypeError):
+            await failed
+    await store.close()

@@ -1,6 +1,6 @@
 """The home of what can be asked of dead letters: to see, to delete and to retry them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -15,15 +15,12 @@ from waypost.domain.ids import MESSAGE_ENTROPY_BITS, message_id
 from waypost.domain.message import Message
 from waypost.domain.options import Limits
 from waypost.domain.overrides import anew, read_overrides
+from waypost.services.chunks import CHUNK, in_chunks, total
 from waypost.services.publishing import check_callbacks
 from waypost.services.rates import Rates
 from waypost.store.protocol import DeadLetter, Draft, Reader
 from waypost.store.protocol import DeadLetters as Store
 from waypost.telemetry import Telemetry
-
-CHUNK: Final = 25
-"""Dead letters that are changed in one transaction, some 40 us each: a publish that waits for it
-meanwhile waits for a millisecond."""
 
 LOOK: Final = 500
 """Dead letters that are found before they are changed, chunk by chunk."""
@@ -140,8 +137,9 @@ class DeadLetters:
             found = await self._reader.dead_letter_ids(
                 tenant, where=where, cursor=cursor, count_max=_room(deleted, count_max)
             )
-            for chunk in _chunks(found.ids):
-                deleted += await self._store.delete_dead_letters(tenant, chunk)
+            deleted += await total(
+                found.ids, lambda chunk: self._store.delete_dead_letters(tenant, chunk)
+            )
             cursor = found.cursor
             if cursor is None:
                 return Deleted(deleted, None)
@@ -179,25 +177,34 @@ class DeadLetters:
         now_ms = self._clock.now_ms()
         new_message = self._anew(tenant, header, now_ms)
         where = _until(where, now_ms)
+
+        async def retry(chunk: Sequence[str]) -> list[str | None]:
+            return await self._retry(tenant, chunk, new_message)
+
         new_ids: list[str] = []
         while True:
             found = await self._reader.dead_letter_ids(
                 tenant, where=where, cursor=cursor, count_max=_room(len(new_ids), count_max)
             )
-            at = 0
-            while at < len(found.ids):
-                # One in any case: where there is room for none, it says why.
-                room = max(1, self._rates.messages_room(tenant, CHUNK))
-                chunk = found.ids[at : at + room]
-                try:
-                    retried = await self._retry(tenant, chunk, new_message)
-                except (RateLimited, LimitReached, StoreFull):
-                    if not new_ids:
-                        raise
-                    return Retried(new_ids, cursor)
-                new_ids += [new_id for new_id in retried if new_id is not None]
-                at += room
-                cursor = chunk[-1]
+            left = found.ids
+            while left:
+                # Some in any case: where there is room for none, it says why.  The first chunk
+                # goes alone: where it cannot, nothing is changed.
+                room = max(1, self._rates.messages_room(tenant, len(left)))
+                some = left[: room if new_ids else min(room, CHUNK)]
+                left = left[len(some) :]
+                stopped: BaseException | None = None
+                for nth, retried in enumerate(await in_chunks(some, retry)):
+                    if isinstance(retried, BaseException):
+                        stopped = stopped or retried
+                        continue
+                    new_ids += [new_id for new_id in retried if new_id is not None]
+                    if stopped is None:
+                        cursor = some[: (nth + 1) * CHUNK][-1]
+                if stopped is not None:
+                    if new_ids and isinstance(stopped, RateLimited | LimitReached | StoreFull):
+                        return Retried(new_ids, cursor)
+                    raise stopped
             cursor = found.cursor
             if cursor is None:
                 return Retried(new_ids, None)
@@ -266,10 +273,6 @@ def _until(where: Filter, now_ms: int) -> Filter:
 
 def _room(done: int, count_max: int | None) -> int:
     return LOOK if count_max is None else min(LOOK, count_max - done)
-
-
-def _chunks(letter_ids: list[str]) -> Iterator[list[str]]:
-    return (letter_ids[at : at + CHUNK] for at in range(0, len(letter_ids), CHUNK))
 
 
 def _unknown(letter_id: str) -> NotFound:

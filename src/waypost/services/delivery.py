@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -19,7 +20,7 @@ from waypost.domain.retry import Backoff, judge
 from waypost.domain.signing import SigningKeys, sign
 from waypost.store.protocol import Births, Claim, Deliveries, Draft
 from waypost.telemetry import Telemetry
-from waypost.wire.protocol import Request, Sender
+from waypost.wire.protocol import NotBegun, Request, Sender
 
 log = structlog.stdlib.get_logger()
 
@@ -70,11 +71,17 @@ class Delivery:
         self._llm = llm
 
     async def attempt(self, claim: Claim) -> Outcome:
-        """Send a claimed message once; what the destination did."""
+        """Send a claimed message once; what the destination did.
+
+        Raises NotBegun where its lease is over: then nothing was sent.
+        """
         message = claim.message
         why = self._why_not(claim)
         if why is not None:
             return Outcome(refused=True, error=why)
+        may_begin = partial(self._deliveries.may_begin, claim)
+        if not may_begin():
+            raise NotBegun
         started_ms = self._clock.now_ms()
         url, header = message.url, self._header(claim, started_ms)
         if message.api is not None:
@@ -89,6 +96,7 @@ class Delivery:
                 timeout_ms=message.timeout_ms,
                 tenant=message.tenant,
                 trusted=message.api is not None,
+                may_begin=may_begin,
             )
         )
         self._telemetry.attempted(outcome, took_ms=self._clock.now_ms() - started_ms)
@@ -147,6 +155,23 @@ class Delivery:
                 if logged is not Logged.CANCELED:
                     self._telemetry.callbacks_accepted += len(drafts)
                 return logged
+
+    async def give_back(self, claim: Claim) -> None:
+        """Give a claim back whose attempt did not begin.
+
+        While the store is away this waits for it: as long as this node lives, nobody else would
+        take the claim over.
+        """
+        while True:
+            try:
+                await self._deliveries.release([claim], now_ms=self._clock.now_ms())
+            except StoreBroken:
+                raise
+            except (StoreFull, StoreUnavailable):
+                await asyncio.sleep(SETTLE_AGAIN_MS / 1000)
+            else:
+                self._telemetry.claims_released += 1
+                return
 
     def _callbacks(
         self, claim: Claim, outcome: Outcome, verdict: Verdict, now_ms: int

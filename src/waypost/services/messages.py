@@ -1,14 +1,11 @@
 """The home of what can be asked of messages that were accepted: to cancel many of them."""
 
-from typing import Final
+from collections.abc import Sequence
 
 from waypost.clock import Clock
 from waypost.domain.filters import Filter
+from waypost.services.chunks import total
 from waypost.store.protocol import Deliveries, Reader
-
-CHUNK: Final = 25
-"""Messages that are cancelled in one transaction, some 40 us each: a publish that waits for it
-meanwhile waits for a millisecond."""
 
 
 class Messages:
@@ -26,16 +23,19 @@ class Messages:
         What is accepted from now on is not among them.  Where this stops midway, what was
         cancelled is, and the rest goes on (D36).
         """
+
+        async def cancel(chunk: Sequence[str]) -> int:
+            now_ms = self._clock.now_ms()
+            return await self._deliveries.cancel_many(tenant, chunk, now_ms=now_ms)
+
         cancelled, cursor = 0, None
         while True:
             found = await self._reader.cancellable(tenant, where=where, cursor=cursor)
-            at = 0
-            while at < len(found.ids):
-                room = CHUNK if count_max is None else min(CHUNK, count_max - cancelled)
-                cancelled += await self._deliveries.cancel_many(
-                    tenant, found.ids[at : at + room], now_ms=self._clock.now_ms()
-                )
-                at += room
+            left = found.ids
+            while left:
+                room = len(left) if count_max is None else count_max - cancelled
+                cancelled += await total(left[:room], cancel)
+                left = left[room:]
                 if cancelled == count_max:
                     return cancelled
             cursor = found.cursor

@@ -105,6 +105,9 @@ class SqliteStore:
         )
         self._readers = Readers(path, shared=db if self._in_memory else None)
 
+    def vital(self) -> str | None:
+        return None
+
     async def close(self) -> None:
         """Finish what was asked and let go of the file."""
         self._readers.close()
@@ -143,6 +146,9 @@ class SqliteStore:
         claimed: Claimed = await self.writer.call(self._claim, ask)
         return claimed
 
+    def may_begin(self, claim: Claim) -> bool:
+        return True
+
     async def settle(
         self,
         claim: Claim,
@@ -168,7 +174,9 @@ class SqliteStore:
 
     async def cancel_many(self, tenant: str, message_ids: Sequence[str], *, now_ms: int) -> int:
         call = settling.CancelMany(tenant, message_ids, now_ms)
-        cancelled: int = await self.writer.call(settling.cancel_many, call)
+        cancelled: int = await self.writer.call(
+            settling.cancel_many, call, patient=len(message_ids) > 1
+        )
         return cancelled
 
     # Reader
@@ -307,7 +315,7 @@ class SqliteStore:
 
     async def delete_dead_letters(self, tenant: str, ids: Sequence[str]) -> int:
         call = dead_letters.Delete(tenant, ids)
-        deleted: int = await self.writer.call(dead_letters.delete, call)
+        deleted: int = await self.writer.call(dead_letters.delete, call, patient=len(ids) > 1)
         return deleted
 
     async def retry_dead_letters(
@@ -320,8 +328,9 @@ class SqliteStore:
         now_ms: int,
     ) -> list[str | None]:
         call = Retry(tenant, ids, new_message, queue_count_max, now_ms)
-        size = FACTS_BYTES * len(ids)
-        new_ids: list[str | None] = await self.writer.call(self._retry, call, size=size)
+        new_ids: list[str | None] = await self.writer.call(
+            self._retry, call, size=FACTS_BYTES * len(ids), patient=len(ids) > 1
+        )
         return new_ids
 
     def _retry(self, batch: Batch, calls: list[Retry]) -> Sequence[list[str | None] | Problem]:

@@ -7,9 +7,15 @@ measurements: docs/decisions/0002-the-writer-runs-in-the-loop.md.
     call ──┐                                 ┌─ result
     call ──┼─ BEGIN ─ SQL ─ COMMIT (thread) ─┼─ result
     call ──┘                                 └─ result
+
+Patient calls, of which bulk work is made, have their turn when nobody else waits:
+each in a transaction of its own, and many with one sync; see
+docs/decisions/0015-bulk-calls-go-in-small-steps.md.
 """
 
 import asyncio
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -30,6 +36,12 @@ CHECKPOINT_PAGES = 1_000
 """The write-ahead log is moved into the database each time it grew by so many (4 MB)."""
 
 BUSY_RETRY_MS = 5
+
+UNSYNCED_MAX = 16
+"""Patient calls that may wait for one sync."""
+
+PASSED_OVER_MAX = 8
+"""Batches that a patient call lets go first: then it has its turn, however many wait."""
 
 
 class Numbers:
@@ -124,7 +136,10 @@ class Writer:
         self._order = {operation: place for place, operation in enumerate(order)}
         self._growing = growing
         self._in_memory = in_memory
+        self._syncing = True
         self._waiting: list[_Call] = []
+        self._patient: deque[_Call] = deque()
+        self._unsynced: list[tuple[_Call, Any]] = []
         self._in_hand: list[_Call] = []
         self._wake = asyncio.Event()
         self._closing = False
@@ -141,10 +156,13 @@ class Writer:
         self.on_sync: Callable[[float], None] = _ignore
         self.on_waiting: Callable[[int], None] = _ignore
 
-    def call(self, operation: Operation, arguments: Any, *, size: int = 0) -> asyncio.Future[Any]:
+    def call(
+        self, operation: Operation, arguments: Any, *, size: int = 0, patient: bool = False
+    ) -> asyncio.Future[Any]:
         """Ask for `operation`; the answer comes when it is durable.
 
-        `size` is about how many bytes the call adds to the batch.
+        `size` is about how many bytes the call adds to the batch.  A `patient` call lets
+        all others go first.
         """
         done: asyncio.Future[Any] = self._loop.create_future()
         if self.broken is not None:
@@ -152,7 +170,8 @@ class Writer:
         elif self._closing:
             done.set_exception(StoreUnavailable("the store is closed"))
         else:
-            self._waiting.append(_Call(operation, arguments, size, done))
+            waiting = self._patient if patient else self._waiting
+            waiting.append(_Call(operation, arguments, size, done))
             self._wake.set()
         return done
 
@@ -169,19 +188,43 @@ class Writer:
         self.db.close()
 
     async def _run(self) -> None:
+        passed_over = 0
         while True:
-            if not self._waiting:
-                if self._closing:
-                    return
+            if self._patient and (not self._waiting or passed_over == PASSED_OVER_MAX):
+                passed_over = 0
+                await self._serve_patient()
+            elif self._waiting:
+                passed_over += bool(self._patient)
+                calls = self._in_hand = self._take()
+                self.on_batch(len(calls))
+                await self._transact(calls)
+                self._in_hand = []
+            elif self._closing:
+                return
+            else:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            calls = self._in_hand = self._take()
-            self.on_batch(len(calls))
-            await self._transact(calls)
-            self._in_hand = []
             if self._log_pages - self._log_pages_tried >= CHECKPOINT_PAGES:
                 await self._checkpoint()
+
+    async def _serve_patient(self) -> None:
+        """Run one patient call, and rest as long as it took, unless somebody calls meanwhile.
+
+        It is synced with those before it, or with whatever is committed next.
+        """
+        began_s = self._loop.time()
+        calls = self._in_hand = [self._patient.popleft()]
+        await self._transact(calls, synced=self._in_memory)
+        self._in_hand = []
+        if self._unsynced and (not self._patient or len(self._unsynced) >= UNSYNCED_MAX):
+            await self._sync()
+        elif self._patient and not self._waiting:
+            self._wake.clear()
+            now_s = self._loop.time()
+            timer = self._loop.call_at(2 * now_s - began_s, self._wake.set)
+            await self._wake.wait()
+            timer.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A writer that fell over answers nobody any more, and says so."""
@@ -191,9 +234,12 @@ class Writer:
 
     def _break(self, why: str, calls: list[_Call]) -> None:
         self.broken = why
-        for call in calls + self._waiting:
+        unsynced = [call for call, _ in self._unsynced]
+        for call in [*calls, *self._waiting, *unsynced, *self._patient]:
             call.answer(StoreBroken(why))
         self._waiting = []
+        self._unsynced = []
+        self._patient.clear()
 
     def _take(self) -> list[_Call]:
         size, taken = 0, 0
@@ -205,12 +251,12 @@ class Writer:
         calls, self._waiting = self._waiting[:taken], self._waiting[taken:]
         return calls
 
-    async def _transact(self, calls: list[_Call]) -> None:
+    async def _transact(self, calls: list[_Call], *, synced: bool = True) -> None:
         batch = self.batch
         try:
-            await self._begin()
+            await self._begin(synced=synced)
             results = self._apply(calls)
-            await self._commit()
+            await self._commit(synced=synced)
         except Exception as fault:  # noqa: BLE001 -- each call is told; nothing is swallowed
             if self.db.in_transaction:
                 with suppress(apsw.Error):  # the fault that is reported is the first one
@@ -225,6 +271,13 @@ class Writer:
         if batch.next_turn_ms is not None:
             self.on_waiting(batch.next_turn_ms)
         self._forget()
+        self._unsynced += results
+        if synced:
+            self._answer()
+
+    def _answer(self) -> None:
+        """Tell the callers whose changes are on disk."""
+        results, self._unsynced = self._unsynced, []
         for call, result in results:
             call.answer(result)
 
@@ -233,8 +286,11 @@ class Writer:
         self.batch.on_rollback = []
         self.batch.next_turn_ms = None
 
-    async def _begin(self) -> None:
+    async def _begin(self, *, synced: bool) -> None:
         """Take the write lock, which the command line may have for a moment."""
+        if synced != self._syncing:
+            self.db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+            self._syncing = synced
         until_s = self._loop.time() + BUSY_MS / 1000
         while True:
             try:
@@ -258,8 +314,8 @@ class Writer:
             )
         return results
 
-    async def _commit(self) -> None:
-        if self._in_memory:
+    async def _commit(self, *, synced: bool) -> None:
+        if self._in_memory or not synced:
             self.commit_now()
             return
         started_s = self._loop.time()
@@ -267,8 +323,24 @@ class Writer:
         self.on_sync(self._loop.time() - started_s)
 
     def commit_now(self) -> None:
-        """Commit, and wait for the disk."""
+        """Commit, and wait for the disk where `synchronous` is FULL."""
         self.db.execute("COMMIT").close()
+
+    async def _sync(self) -> None:
+        """Bring to the disk what was committed without."""
+        try:
+            await self._loop.run_in_executor(self._thread, self._sync_now)
+        except OSError as fault:
+            self._break(f"the database failed: {fault}", [])
+        else:
+            self._answer()
+
+    def _sync_now(self) -> None:
+        log = os.open(self.db.filename_wal, os.O_RDONLY)
+        try:
+            os.fdatasync(log)
+        finally:
+            os.close(log)
 
     async def _blame(self, calls: list[_Call], fault: Exception) -> None:
         """Tell everyone of a fault that is nobody's; else find whose it is."""
