@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from tests.support.results import LACKING
+from tests.support.lacking import LACKING
 
 
 class Result(StrEnum):

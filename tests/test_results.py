@@ -12,7 +12,7 @@ import pytest
 
 from docs import compatibility
 from docs.results import UNTOLD, Outcome, Result, link, of_page, of_run, worst
-from tests.support.results import LACKING
+from tests.support.lacking import LACKING
 
 ROOT = Path(__file__).parent.parent
 

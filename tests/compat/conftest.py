@@ -9,9 +9,9 @@ import pytest
 from qstash import AsyncQStash, QStash
 
 from tests.compat import node
+from tests.support.lacking import LACKING
 from tests.support.program import DEV_TOKEN, Server, running
 from tests.support.receiver import Receiver
-from tests.support.results import LACKING
 from waypost.domain.dev_users import DEV_USERS
 
 LLM_KEY = "sk-operator"

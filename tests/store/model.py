@@ -6,6 +6,7 @@ schedules allow, and takes no word of the domain's for it.
 """
 
 from collections.abc import Collection, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -162,6 +163,11 @@ class Model:
     letters: dict[str, Letter] = field(default_factory=dict)
     versions: int = 0
     next_due_ms: int | None = None
+
+    def copy(self) -> "Model":
+        """Another one that knows the same.  What was asked for is nobody's to change."""
+        asked = [it.draft for it in self.known.values()]
+        return deepcopy(self, {id(each): each for each in (*asked, *self.in_flight)})
 
     # Acceptance
 

@@ -10,8 +10,9 @@ from tests.support.factory import SECOND, T0, a_callback, a_draft
 from waypost.domain.attempt import TryAgain
 from waypost.domain.filters import EVERYTHING, Filter
 from waypost.domain.flow import Flow
+from waypost.store.postgres import messages as postgres_messages
 from waypost.store.protocol import Draft
-from waypost.store.sqlite import messages
+from waypost.store.sqlite import messages as sqlite_messages
 
 
 async def found(bench: Bench, where: Filter = EVERYTHING, tenant: str = "acme") -> list[str]:
@@ -96,7 +97,8 @@ async def test_dates_are_those_of_acceptance_and_include_their_ends(bench: Bench
 async def test_a_long_walk_comes_by_each_message_once_and_by_none_that_came_later(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(messages, "LOOKED_AT_MAX", 4)
+    for engine in (postgres_messages, sqlite_messages):
+        monkeypatch.setattr(engine, "LOOKED_AT_MAX", 4)
     drafts = [a_draft(labels=["a"] if number % 3 else []) for number in range(20)]
     await bench.add_waiting(*drafts)
     wanted = [id_of(draft) for draft in drafts if draft.message.labels]

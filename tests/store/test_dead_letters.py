@@ -15,8 +15,9 @@ from waypost.domain.errors import Invalid, LimitReached, StoreFull
 from waypost.domain.filters import EVERYTHING, Filter
 from waypost.domain.flow import Flow
 from waypost.domain.message import Message
+from waypost.store.postgres import dead_letters as postgres_dead_letters
 from waypost.store.protocol import Draft, NewMessage, Retention
-from waypost.store.sqlite import dead_letters
+from waypost.store.sqlite import dead_letters as sqlite_dead_letters
 
 LATER = T0 + 5 * SECOND
 
@@ -119,7 +120,8 @@ async def test_dates_are_those_of_the_failure_and_include_their_ends(bench: Benc
 async def test_pages_are_complete_and_stable_whatever_comes_and_goes(
     bench: Bench, latest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "LOOKED_AT_MAX", 3)
+    for engine in (postgres_dead_letters, sqlite_dead_letters):
+        monkeypatch.setattr(engine, "LOOKED_AT_MAX", 3)
     drafts = [a_draft(labels=["a"] if number % 4 == 0 else []) for number in range(17)]
     letters = await fail(bench, *drafts)
     wanted = letters[::4]
@@ -419,7 +421,7 @@ async def test_dead_letters_of_others_are_out_of_reach(bench: Bench) -> None:
 
 
 async def test_a_full_disk_refuses_a_retry_and_keeps_the_dead_letter(
-    open_store: Open, durable: None
+    open_store: Open, watermark: None
 ) -> None:
     async with open_store() as store:
         [letter] = await fail(Bench(store), a_draft())

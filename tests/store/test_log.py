@@ -13,7 +13,9 @@ from waypost.domain.errors import Invalid
 from waypost.domain.filters import Filter, matches
 from waypost.domain.flow import Flow
 from waypost.domain.message import Logged
+from waypost.store.postgres import log as postgres_log
 from waypost.store.protocol import LATEST_FIRST, LogEntry, LogFilter, LogView
+from waypost.store.sqlite import log as sqlite_log
 
 
 async def _pages(
@@ -411,3 +413,59 @@ async def test_a_dead_letter_is_its_tenants_own(bench: Bench) -> None:
 
     assert await bench.store.dead_letter("other", letter.id) is None
     assert (await bench.store.dead_letters("other", cursor=None, count_max=1)).dead_letters == []
+
+
+async def test_a_page_of_a_state_that_is_rare_ends_early_and_none_is_missed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for engine in (postgres_log, sqlite_log):
+        monkeypatch.setattr(engine, "LOOKED_AT_MAX", 10)
+    await bench.add(*[a_draft() for _ in range(30)])
+    failed = bench.born[3]
+    await bench.fail(failed)
+    bench.born.clear()
+    await bench.add_waiting(*[a_draft(at_ms=T0 + 1) for _ in range(25)], now_ms=T0 + 1)
+
+    found, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        page = await bench.store.log(
+            "acme",
+            where=LogFilter(states=[Logged.FAILED]),
+            cursor=cursor,
+            count_max=5,
+            bytes_max=1 << 20,
+        )
+        found += [entry.message.id for entry in page.entries]
+        cursor, pages = page.cursor, pages + 1
+
+    assert found == [failed.message.id]
+    assert pages == 9
+
+
+@pytest.mark.parametrize("by_message", [False, True])
+@pytest.mark.parametrize("latest_first", [False, True])
+async def test_a_page_looks_at_so_many_entries_and_none_that_is_wanted_is_missed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, by_message: bool, latest_first: bool
+) -> None:
+    for engine in (postgres_log, sqlite_log):
+        monkeypatch.setattr(engine, "LOOKED_AT_MAX", 10)
+    drafts = [a_draft(at_ms=T0 + n, labels=["a"] if n % 20 == 7 else []) for n in range(60)]
+    for n, draft in enumerate(drafts):
+        await bench.add_waiting(draft, now_ms=T0 + n)
+
+    found, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        page = await bench.store.log(
+            "acme",
+            where=LogFilter(of=Filter(labels=frozenset({"a"}))),
+            view=LogView(latest_first=latest_first, by_message=by_message),
+            cursor=cursor,
+            count_max=5,
+            bytes_max=1 << 20,
+        )
+        found += [entry.message.id for entry in page.entries]
+        cursor, pages = page.cursor, pages + 1
+
+    wanted = [draft.message.id for draft in drafts[7::20]]
+    assert found == (wanted[::-1] if latest_first else wanted)
+    assert pages == 7

@@ -382,7 +382,7 @@ async def test_a_run_that_would_make_a_queue_too_many_changes_nothing(bench: Ben
 
 
 async def test_below_the_watermark_nothing_is_made_and_what_is_there_may_be_changed(
-    open_store: Open, durable: None
+    open_store: Open, watermark: None
 ) -> None:
     schedule = a_schedule(next_ms=T0)
     async with open_store() as store:

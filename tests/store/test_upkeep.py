@@ -1,5 +1,7 @@
 """What a store promises of its upkeep: history goes, nothing alive does."""
 
+import pytest
+
 from tests.store.bench import Bench, id_of, queued
 from tests.store.conftest import Open
 from tests.support.factory import DAY, HOUR, SECOND, T0, a_draft, some_places
@@ -79,6 +81,7 @@ async def test_a_chunk_is_small_and_pruning_goes_on_where_it_was(bench: Bench) -
     assert await bench.store.message("acme", id_of(alive[0])) is not None
 
 
+@pytest.mark.usefixtures("gives_back")
 async def test_a_store_that_is_too_large_loses_its_oldest_history_first(bench: Bench) -> None:
     small = Retention(log_ms=14 * DAY, dead_letter_ms=30 * DAY, store_bytes_max=2_000_000)
     drafts = [a_draft(at_ms=T0 + n, body=b"x" * 10_000) for n in range(600)]
@@ -96,6 +99,7 @@ async def test_a_store_that_is_too_large_loses_its_oldest_history_first(bench: B
     assert await bench.store.message("acme", id_of(alive)) is not None
 
 
+@pytest.mark.usefixtures("gives_back")
 async def test_a_store_that_is_too_large_loses_no_more_than_it_must(bench: Bench) -> None:
     for hour in range(10):
         now_ms = T0 + hour * HOUR

@@ -153,7 +153,7 @@ async def test_groups_outlast_a_restart(open_store: Open, durable: None) -> None
 
 
 async def test_below_the_watermark_groups_shrink_and_end_but_do_not_grow(
-    open_store: Open, durable: None
+    open_store: Open, watermark: None
 ) -> None:
     large, small = a_group(urls=("https://a.example", "https://b.example")), a_group()
     async with open_store() as store:

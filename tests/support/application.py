@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import ClientSession, web
@@ -38,6 +39,8 @@ SETTINGS = Settings(
     listen_port=0,
     egress_allow=("127.0.0.0/8",),
     drain_ms=0,
+    # Nobody is trusted by it: to read whom this machine trusts took 30 of a server's 45 ms.
+    ca_file=str(Path(__file__).with_name("no_authority.pem")),
 )
 
 T = TypeVar("T")

@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pytest
 
-LACKING = "this machine lacks "
-"""How the reason of a skip begins that tells of the machine, and nothing of Waypost."""
-
 WORSE = ("passed", "skipped", "failed")
 
 

@@ -2,9 +2,23 @@
 
 Both engines keep theirs in `migrations/NNNN_name.sql`.  A version is the number
 of its last file; the files are numbered from 1 without gaps.
+
+Where several nodes share a store, those of one release and of the next work side by
+side on one schema.  So it changes in two steps:
+
+| step     | what it does                                        | which release may     |
+| -------- | --------------------------------------------------- | --------------------- |
+| expand   | adds tables, indexes, columns that have a default:  | the first to use them |
+|          | programs that do not know of them work on           |                       |
+| contract | removes what the release before does not use        | the one after that    |
+
+A file that only adds says so, in a line `-- works with: N`: programs that know the
+versions up to N, or more, still work on what it makes.  The store keeps that, for such a
+program has not got the file.  Without the line older programs refuse the store.
 """
 
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 
 from msgspec import Struct
@@ -12,12 +26,26 @@ from msgspec import Struct
 from waypost.domain.errors import StoreUnavailable
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
+_WORKS_WITH = re.compile(r"^-- works with: (\d+)$", re.MULTILINE)
 
 
 class Migration(Struct, frozen=True):
     number: int
     name: str
     sql: str
+
+    @property
+    def works_with(self) -> int:
+        """The oldest version that a program may know and work on what this makes."""
+        said = _WORKS_WITH.search(self.sql)
+        return self.number if said is None else int(said[1])
+
+
+class Lag(Struct, frozen=True):
+    """The version of a store's schema, and the migrations that it is behind."""
+
+    version: int
+    missing: Sequence[Migration]
 
 
 class SchemaTooNew(StoreUnavailable):
@@ -42,11 +70,14 @@ def migrations(package: str) -> list[Migration]:
     return found
 
 
-def missing(known: list[Migration], version: int) -> list[Migration]:
+def missing(
+    known: Sequence[Migration], version: int, *, works_with: int | None = None
+) -> Sequence[Migration]:
     """What brings a store of `version` up to date.
 
-    Raises SchemaTooNew when it was written by a newer program.
+    `works_with` is the oldest version that its programs may know, where the store says it.
+    Raises SchemaTooNew when a newer program made it what this one does not work on.
     """
-    if version > len(known):
+    if version > len(known) and (works_with is None or works_with > len(known)):
         raise SchemaTooNew(version, len(known))
     return known[version:]

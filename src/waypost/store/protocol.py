@@ -65,7 +65,8 @@ class Claim(Struct, frozen=True, kw_only=True):
 
     `token` only grows: a settle with an older one is stale.  `retried` counts
     the retries already made, and `interrupted` the attempts that a crash cut
-    short.
+    short.  `lease` says under which of the node's leases it was made, where it has
+    any.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     host: str
     retried: int = 0
     interrupted: int = 0
+    lease: int = 0
 
 
 class Births(Struct, frozen=True):
@@ -282,8 +284,9 @@ class Pulse(Struct, frozen=True, kw_only=True):
     waited longest for its turn has done so, None where no lane is ready.  A lane
     joins the line when its head falls due, when it was served and has more, and
     when what held it up is over (a full or paused queue, a host without places):
-    what a message waited before that is not counted.  `refusing` is None, or why
-    publishes are refused.  In a large store the counts may be some seconds old.
+    what a message waited before that is not counted.  `free_bytes` is BYTES_MAX where
+    the disk is not the store's to see.  `refusing` is None, or why publishes are refused.
+    In a large store the counts may be some seconds old.
     """
 
     waiting: int
@@ -363,6 +366,17 @@ class Deliveries(Protocol):
 
         The cost does not grow with what is not due or may not go: a paused or
         full queue, a host without places, a delayed message are not visited.
+
+        Raises StoreUnavailable on a node whose lease is over.
+        """
+        ...
+
+    def may_begin(self, claim: Claim) -> bool:
+        """Whether the attempt of a claim may begin now.
+
+        Not once the lease that it was made under is over, also where there is a new one: others
+        may have taken it over meanwhile.  Such a claim is released.  Asked at the last
+        moment before the first byte goes out.
         """
         ...
 
@@ -789,6 +803,26 @@ class Upkeep(Protocol):
         ...
 
 
+class Node(Struct, frozen=True, kw_only=True):
+    """One of the servers that share a store, as others see it: how long its lease goes on, and
+    how many attempts it has under way."""
+
+    id: int
+    name: str
+    began_ms: int
+    lease_ms: int
+    in_flight: int
+
+
+class Hooks(Protocol):
+    """Who is told of a store's work: how many calls shared a transaction, how long its commit
+    took (s), and when a lane has its turn that may wait for one."""
+
+    on_batch: Callable[[int], None]
+    on_sync: Callable[[float], None]
+    on_waiting: Callable[[int], None]
+
+
 class Store(
     Deliveries,
     Reader,
@@ -801,4 +835,15 @@ class Store(
     Upkeep,
     Protocol,
 ):
-    """What a server asks of an engine."""
+    """What a server asks of an engine, which is open."""
+
+    @property
+    def writer(self) -> Hooks: ...
+
+    def vital(self) -> str | None:
+        """What is wrong with this node's part in the store, or None."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was asked, and let go of the database."""
+        ...

@@ -15,6 +15,7 @@ from waypost.domain import callbacks
 from waypost.domain.errors import LimitReached
 from waypost.domain.lanes import lane_of
 from waypost.domain.message import Message
+from waypost.store import quotas
 from waypost.store.protocol import Accepted, Births, Claim, Draft
 from waypost.store.sqlite import lanes, queues
 from waypost.store.sqlite.database import insert, query
@@ -83,7 +84,7 @@ class Adding:
         for tenant in {tenant for tenant, _ in new}:
             wanted = sum(each[0] == tenant for each in new)
             if queues.count(self.db, tenant) + wanted > call.queue_count_max:
-                return queues.too_many(call.queue_count_max)
+                return quotas.exceeded("maxQueues", call.queue_count_max)
         return None
 
     def accept_all(self, drafts: Sequence[Draft], *, now_ms: int) -> list[Accepted]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import apsw
 
 from waypost.domain.errors import StoreFull, StoreUnavailable
-from waypost.store.migrations import migrations, missing
+from waypost.store.migrations import Lag, migrations, missing
 
 APPLICATION_ID = 0x57617970  # "Wayp": `file` and other programs can tell what this is.
 
@@ -84,6 +84,17 @@ def migrate(db: apsw.Connection) -> None:
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {migration.number}")
     db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+
+
+def lag(path: str) -> Lag:
+    """How far a database that is there is behind.  Raises SchemaTooNew."""
+    db = connect(path, read_only=True)
+    try:
+        with as_problems(f"read {path}"):
+            version = schema_version(db)
+            return Lag(version, missing(MIGRATIONS, version))
+    finally:
+        db.close()
 
 
 def schema(db: apsw.Connection) -> str:

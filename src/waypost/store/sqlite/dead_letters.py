@@ -1,15 +1,17 @@
 """The home of dead letters: messages that ended without success, and how they are begun anew."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import apsw
 import msgspec
 from msgspec.structs import replace
 
-from waypost.domain.errors import Invalid, LimitReached, Problem, StoreFull
+from waypost.domain.errors import LimitReached, Problem, StoreFull
 from waypost.domain.filters import EVERYTHING, NOTHING, Filter, matches
 from waypost.domain.ids import dead_letter_id
 from waypost.domain.places import Places
+from waypost.store.cursors import Place, places_of, read_cursor
+from waypost.store.details import dead_letter
 from waypost.store.protocol import (
     Births,
     Claim,
@@ -22,7 +24,6 @@ from waypost.store.protocol import (
 from waypost.store.sqlite.adding import Add, Adding
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.filters import AMONG, as_list, prefilter
-from waypost.store.sqlite.log import decode_detail, read_cursor
 from waypost.store.sqlite.messages import FACTS_AND_BODY, decode_message, whole
 from waypost.store.sqlite.upkeep import remove_messages
 from waypost.store.sqlite.writer import Batch
@@ -31,9 +32,6 @@ LOOKED_AT_MAX = 5_000
 """Dead letters that a call looks at for those that are wanted: then it ends, with a cursor."""
 
 _encode = msgspec.json.encode
-
-Place = tuple[int, int]
-"""Where a dead letter stands: when the message failed, and a number.  Its id says the same."""
 
 
 def page(
@@ -79,7 +77,7 @@ def ids(
 
 def one(db: apsw.Connection, tenant: str, letter_id: str) -> DeadLetter | None:
     """The dead letter of that id."""
-    for letter, _ in _letters(db, tenant, _places([letter_id]), bodies=True):
+    for letter, _ in _letters(db, tenant, places_of([letter_id]), bodies=True):
         return letter
     return None
 
@@ -100,25 +98,9 @@ def _letters(
         " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id",
         (_json(places), tenant),
     ):
-        detail = decode_detail(raw)
-        size = len(raw) + len(facts)
-        if bodies:
-            message, body = whole(db, facts, kept)
-            answer = detail.body or b""
-        else:
-            message, body, answer = decode_message(facts), b"", b""
-            size -= len(detail.body or b"") * 4 // 3  # base64
-        letter = DeadLetter(
-            id=dead_letter_id(failed_ms, number),
-            failed_ms=failed_ms,
-            message=message,
-            body=body,
-            why=detail.why or "",
-            response_status=detail.status or 0,
-            response_header=detail.header,
-            response_body=answer,
-        )
-        yield letter, size + len(body)
+        message, body = whole(db, facts, kept) if bodies else (decode_message(facts), b"")
+        letter, size = dead_letter(failed_ms, number, raw, message, body, bodies=bodies)
+        yield letter, size + len(facts)
 
 
 def _walk(
@@ -140,7 +122,7 @@ def _walk(
     index, end = "", None
     if where.dead_letter_ids:
         bounds += f" AND {place} IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))"
-        values.append(_json(_places(where.dead_letter_ids)))
+        values.append(_json(places_of(where.dead_letter_ids)))
     if where.message_ids:
         if not where.dead_letter_ids:
             index = " INDEXED BY dead_letter_message"
@@ -194,19 +176,6 @@ def _bounds(
 _LATEST_MS = 1 << 62
 
 
-def _places(letter_ids: Iterable[str]) -> list[Place]:
-    """The places that ids name; what is no id of ours names none."""
-    places = []
-    for letter_id in letter_ids:
-        try:
-            place = read_cursor(letter_id)
-        except Invalid:
-            continue
-        if dead_letter_id(*place) == letter_id:  # and not with a leading zero
-            places.append(place)
-    return sorted(places)
-
-
 def _json(values: Sequence[object]) -> str:
     return _encode(values).decode()
 
@@ -234,7 +203,7 @@ def _take(db: apsw.Connection, tenant: str, letter_ids: Sequence[str]) -> list[s
         db,
         "DELETE FROM dead_letter WHERE tenant = ? AND (failed_ms, number) IN"
         " (SELECT value ->> 0, value ->> 1 FROM json_each(?)) RETURNING message_id",
-        (tenant, _json(_places(letter_ids))),
+        (tenant, _json(places_of(letter_ids))),
     ).fetchall()
     return [message_id for (message_id,) in gone]
 
@@ -280,7 +249,7 @@ def _retry(db: apsw.Connection, adding: Adding, call: Retry) -> list[str | None]
             " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id"
             " WHERE l.tenant = ? AND (l.failed_ms, l.number) IN"
             "  (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
-            (call.tenant, _json(_places(call.ids))),
+            (call.tenant, _json(places_of(call.ids))),
         )
     }
     drafts = [draft for draft, *_ in found.values()]

@@ -8,25 +8,17 @@ holding up the rest of the process, which Python would.
 import msgspec
 
 from waypost.domain.filters import Filter
+from waypost.store.filters import FIELDS
 
 AMONG = "IN (SELECT value FROM json_each(?))"
-
-_AT = {
-    "urls": "$.url",
-    "groups": "$.group",
-    "queues": "$.queue",
-    "schedules": "$.schedule",
-    "caller_ips": "$.caller_ip",
-    "flow_keys": "$.flow.key",
-}
-"""Where the facts have what a field speaks of."""
 
 
 def prefilter(wanted: Filter, *, facts: str) -> tuple[str, list[str]]:
     """Conditions on the column `facts`, to be put behind others, and their values."""
     sql, values = "", []
-    for field, path in _AT.items():
+    for field, keys in FIELDS.items():
         if allowed := getattr(wanted, field):
+            path = ".".join(("$", *keys))
             sql += f" AND {facts} ->> '{path}' {AMONG}"
             values.append(as_list(allowed))
     if wanted.labels:

@@ -7,14 +7,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apsw
-import msgspec
-from msgspec.structs import replace
 
-from waypost.domain.attempt import Outcome
-from waypost.domain.errors import Invalid
-from waypost.domain.filters import EVERYTHING, matches
-from waypost.domain.header_fields import gathered
-from waypost.domain.message import Logged, Message
+from waypost.domain.filters import matches
+from waypost.domain.message import Message
+from waypost.store.cursors import (
+    BEFORE_ALL,
+    PLACE_MAX,
+    Place,
+    cursor_of,
+    left_of,
+    read_numbers,
+    span,
+)
+from waypost.store.details import log_entry
+from waypost.store.filters import asks_for_more_than_dates
 from waypost.store.protocol import LogEntry, LogFilter, LogPage, LogView
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.filters import AMONG, as_list, prefilter
@@ -26,45 +32,7 @@ LOOKED_AT_MAX = 20_000
 LATEST_LOOKED_AT = 1_000
 """Among so many of the latest by time is the latest by number."""
 
-PLACE_MAX = 1 << 62
-_BEFORE_ALL = (0, -1)
-_AFTER_ALL = (PLACE_MAX, PLACE_MAX)
-
-Place = tuple[int, int]
-
 _ENTRY = "e.time_ms, e.number, e.state, e.detail"
-
-
-class Detail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an event or a dead letter has beside its state."""
-
-    next_delivery_ms: int | None = None
-    error: str | None = None
-    why: str | None = None
-    status: int | None = None
-    header: dict[str, list[str]] | None = None
-    body: bytes | None = None
-
-
-decode_detail = msgspec.json.Decoder(Detail).decode
-
-
-def answer_of(outcome: Outcome, *, why: str | None = None) -> Detail:
-    """What is kept of an answer."""
-    header = gathered(outcome.header)
-    error = outcome.error
-    if outcome.redialled:
-        error = f"{error or ''} (sent again on a fresh connection)".strip()
-    return Detail(
-        error=error, why=why, status=outcome.status, header=header or None, body=outcome.body
-    )
-
-
-def note_of(outcome: Outcome) -> Detail | None:
-    """What is worth noting of a success."""
-    if outcome.redialled:
-        return Detail(error="sent again: the pooled connection had been closed (D15)")
-    return None
 
 
 def page(
@@ -81,7 +49,7 @@ def page(
     walk = _Walk(db, tenant, where, view, cursor)
     reading = _Reading(db, tenant, room=bytes_max, bodies=view.bodies)
     entries: list[LogEntry] = []
-    count, last = 0, _BEFORE_ALL
+    count, last = 0, BEFORE_ALL
     for *row, facts in walk.rows():
         message = decode_message(facts)
         if not matches(where.of, message, at_ms=row[0]):
@@ -122,20 +90,17 @@ class _Walk:
         self._view = view
         self._latest_number = 0
         of = where.of
-        self._low = _BEFORE_ALL if of.from_ms is None else (of.from_ms, -1)
-        self._high = _AFTER_ALL if of.to_ms is None else (of.to_ms + 1, -1)
-        low, high = self._low, self._high
+        low, high = self._low, self._high = span(of)
         if cursor is not None:
-            time_ms, number, *latest = _read_numbers(cursor, count=3 if view.by_message else 2)
+            time_ms, number, *latest = read_numbers(cursor, count=3 if view.by_message else 2)
             self._latest_number = latest[0] if latest else 0
-            if view.latest_first:
-                high = min(high, (time_ms, number))
-            else:
-                low = max(low, (time_ms, number))
+            low, high = left_of(
+                (low, high), after=(time_ms, number), latest_first=view.latest_first
+            )
         elif view.by_message:
             self._latest_number = self._find_latest_number()
         self.ends_at: Place | None = None
-        if not of.message_ids and (where.states or view.by_message or _asks_for_facts(where)):
+        if not of.message_ids and (where.states or view.by_message or asks_for_more_than_dates(of)):
             self.ends_at = self._last_looked_at(low, high)
         if self.ends_at is not None:
             time_ms, number = self.ends_at
@@ -190,8 +155,8 @@ class _Walk:
 
     def cursor(self, place: Place) -> str:
         if self._view.by_message:
-            return _cursor(*place, self._latest_number)
-        return _cursor(*place)
+            return cursor_of(*place, self._latest_number)
+        return cursor_of(*place)
 
     def _events(self, event: str, low: Place, high: Place) -> tuple[str, list[object]]:
         """Conditions on an entry by itself: whose it is, its place and its state."""
@@ -256,20 +221,9 @@ class _Reading:
 
     def _entry(self, row: Sequence[Any], message: Message, size: int, *, bodies: bool) -> LogEntry:
         time_ms, _, state, raw = row
-        detail = Detail() if raw is None else decode_detail(raw)
         body = self._body(message) if bodies else b""
         self._room -= size + len(body) + len(raw or b"")
-        return LogEntry(
-            time_ms=time_ms,
-            state=Logged(state),
-            message=message,
-            body=body,
-            next_delivery_ms=detail.next_delivery_ms,
-            error=detail.error,
-            response_status=detail.status,
-            response_header=detail.header,
-            response_body=detail.body if bodies else None,
-        )
+        return log_entry(time_ms, state, raw, message, body, bodies=bodies)
 
     def _body(self, message: Message) -> bytes:
         body = self._read.get(message.id)
@@ -278,29 +232,3 @@ class _Reading:
             assert found is not None, message.id
             body = self._read[message.id] = found[1]
         return body
-
-
-def _asks_for_facts(where: LogFilter) -> bool:
-    """Whether a message has to be looked at before it is known whether it is wanted."""
-    return replace(where.of, from_ms=None, to_ms=None) != EVERYTHING
-
-
-def _cursor(*numbers: int) -> str:
-    return "-".join(map(str, numbers))
-
-
-def read_cursor(cursor: str) -> Place:
-    """The place that a cursor names.  Raises Invalid."""
-    time_ms, number = _read_numbers(cursor, count=2)
-    return time_ms, number
-
-
-def _read_numbers(cursor: str, *, count: int) -> list[int]:
-    parts = cursor.split("-")
-    if len(parts) != count or not all(map(_is_number, parts)):
-        raise Invalid("cursor: not one that this server gave")
-    return list(map(int, parts))
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 19

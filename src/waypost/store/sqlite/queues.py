@@ -10,6 +10,7 @@ import msgspec
 
 from waypost.domain.errors import LimitReached
 from waypost.domain.lanes import queue_lane
+from waypost.store import quotas
 from waypost.store.protocol import Queue
 from waypost.store.sqlite import lanes
 from waypost.store.sqlite.database import query
@@ -63,11 +64,6 @@ def count(db: apsw.Connection, tenant: str) -> int:
     return int(found)
 
 
-def too_many(count_max: int) -> LimitReached:
-    """What is raised where a tenant has as many queues as it may have."""
-    return LimitReached(f"quota maxQueues exceeded, current limit: {count_max}")
-
-
 class Put(msgspec.Struct, frozen=True):
     tenant: str
     name: str
@@ -85,7 +81,7 @@ def put(batch: Batch, calls: list[Put]) -> list[LimitReached | None]:
 def _put(batch: Batch, call: Put) -> LimitReached | None:
     db, tenant, name = batch.db, call.tenant, call.name
     if not is_there(db, tenant, name) and count(db, tenant) >= call.count_max:
-        return too_many(call.count_max)
+        return quotas.exceeded("maxQueues", call.count_max)
     db.execute(
         "INSERT INTO queue VALUES (?1, ?2, ?3, coalesce(?4, 0), ?5, ?5, ?5)"
         " ON CONFLICT (tenant, name) DO UPDATE SET parallelism = excluded.parallelism,"

@@ -5,20 +5,16 @@ from collections.abc import Sequence
 
 import apsw
 import msgspec
-import structlog
 
 from waypost.domain.errors import LimitReached, StoreFull
 from waypost.domain.message import Logged
 from waypost.domain.schedules import Schedule
+from waypost.store import quotas
 from waypost.store.protocol import Births, ChangeOfSchedule, Draft, DueSchedules, ScheduleSeen
+from waypost.store.schedules import encode, read
 from waypost.store.sqlite.adding import Add, Adding
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.writer import Batch
-
-log = structlog.stdlib.get_logger()
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Schedule).decode
 
 FACTS_AND_BODY = (
     "s.facts, (SELECT bytes FROM schedule_body b WHERE b.tenant = s.tenant AND b.id = s.id)"
@@ -49,15 +45,6 @@ class PutOff(msgspec.Struct, frozen=True):
     now_ms: int
 
 
-def _read(facts: bytes, tenant: str, schedule_id: str) -> Schedule | None:
-    """The schedule that a row holds; None, and a line in the log, where it cannot be read."""
-    try:
-        return _decode(facts)
-    except ValueError as fault:  # no JSON, not of this form, or no UTF-8
-        log.error("schedule_unreadable", tenant=tenant, schedule_id=schedule_id, why=str(fault))
-        return None
-
-
 def one(db: apsw.Connection, tenant: str, schedule_id: str) -> ScheduleSeen | None:
     """The schedule of that id; see `Reader.schedule`."""
     found = query(
@@ -65,7 +52,7 @@ def one(db: apsw.Connection, tenant: str, schedule_id: str) -> ScheduleSeen | No
         f"SELECT {FACTS_AND_BODY} FROM schedule s WHERE tenant = ? AND id = ?",
         (tenant, schedule_id),
     ).fetchone()
-    schedule = None if found is None else _read(found[0], tenant, schedule_id)
+    schedule = None if found is None else read(found[0], tenant, schedule_id)
     if schedule is None:
         return None
     return ScheduleSeen(schedule=schedule, body=found[1] or b"", run=_run(db, schedule))
@@ -82,7 +69,7 @@ def all_of(db: apsw.Connection, tenant: str, *, bytes_max: int) -> list[Schedule
         (tenant,),
     )
     for schedule_id, facts, size in rows:
-        schedule, body = _read(facts, tenant, schedule_id), b""
+        schedule, body = read(facts, tenant, schedule_id), b""
         if schedule is None:
             continue
         if size is not None and size <= bytes_max:
@@ -107,7 +94,7 @@ def due(db: apsw.Connection, *, now_ms: int, count_max: int, bytes_max: int) -> 
         (now_ms, count_max),
     )
     for tenant, schedule_id, facts, body in rows:
-        schedule = _read(facts, tenant, schedule_id)
+        schedule = read(facts, tenant, schedule_id)
         if schedule is None:
             unreadable.append((tenant, schedule_id))
             continue
@@ -139,7 +126,7 @@ def _change(
 ) -> Schedule | Exception | None:
     place = (call.tenant, call.id)
     found = query(db, "SELECT facts FROM schedule WHERE tenant = ? AND id = ?", place).fetchone()
-    before = None if found is None else _read(found[0], *place)
+    before = None if found is None else read(found[0], *place)
     try:
         after = call.change(before)
     except Exception as fault:  # noqa: BLE001 -- the caller's, and raised to them
@@ -151,10 +138,10 @@ def _change(
     if refusing is not None and (found is None or call.body):
         return StoreFull(refusing)
     if found is None and call.count_max <= _count(db, call.tenant, call.count_max):
-        return LimitReached(f"quota maxSchedules exceeded, current limit: {call.count_max}")
+        return quotas.exceeded("maxSchedules", call.count_max)
     assert (after.tenant, after.id) == place
     if after != before:
-        row = (*place, after.next_ms, _encode(after))
+        row = (*place, after.next_ms, encode(after))
         db.execute("INSERT OR REPLACE INTO schedule VALUES (?, ?, ?, ?)", row)
     if call.body is not None:
         db.execute("DELETE FROM schedule_body WHERE tenant = ? AND id = ?", place)
@@ -205,14 +192,14 @@ def _fire(
         "SELECT facts FROM schedule WHERE tenant = ? AND id = ? AND next_ms IS NOT NULL",
         place,
     ).fetchone()
-    if found is None or _read(found[0], *place) != before:
+    if found is None or read(found[0], *place) != before:
         return False
     add = Add(call.drafts, call.births, call.queue_count_max, call.now_ms)
     if (refused := adding.too_many_queues(add)) is not None:
         return refused
     db.execute(
         "UPDATE schedule SET next_ms = ?, facts = ? WHERE tenant = ? AND id = ?",
-        (after.next_ms, _encode(after), *place),
+        (after.next_ms, encode(after), *place),
     )
     adding.accept_all(call.drafts, now_ms=call.now_ms)
     return True

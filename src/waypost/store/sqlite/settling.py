@@ -18,11 +18,11 @@ from waypost.domain.ids import dead_letter_id
 from waypost.domain.lanes import key_lane, lane_of, queue_lane
 from waypost.domain.message import NEXT, Event, Logged, Message, State
 from waypost.domain.places import SUSPECT_AFTER
+from waypost.store.details import Detail, answer_of, note_of
 from waypost.store.protocol import Births, Cancelled, Claim, Draft
 from waypost.store.sqlite import lanes, permits
 from waypost.store.sqlite.adding import Adding
 from waypost.store.sqlite.database import filled, insert, marks, query, slices
-from waypost.store.sqlite.log import Detail, answer_of, note_of
 from waypost.store.sqlite.messages import decode_message, source_number
 from waypost.store.sqlite.writer import Batch
 

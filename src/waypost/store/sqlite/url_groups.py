@@ -3,8 +3,9 @@
 import apsw
 import msgspec
 
-from waypost.domain.errors import LimitReached, StoreFull
+from waypost.domain.errors import StoreFull
 from waypost.domain.url_groups import UrlGroup
+from waypost.store import quotas
 from waypost.store.protocol import ChangeOfGroup
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.writer import Batch
@@ -67,7 +68,7 @@ def _change(db: apsw.Connection, call: Change, refusing: str | None) -> UrlGroup
         return StoreFull(refusing)
     if before is None:
         if _count(db, call.tenant) >= call.count_max:
-            return LimitReached(f"quota maxTopics exceeded, current limit: {call.count_max}")
+            return quotas.exceeded("maxTopics", call.count_max)
         row = (call.tenant, after.name, after.id, facts)
         db.execute("INSERT INTO url_group VALUES (?, ?, ?, ?)", row)
     else:

@@ -1,0 +1,1 @@
+"""The PostgreSQL engine: many nodes, one database."""

@@ -1,0 +1,192 @@
+"""The home of queues as rows: how they are seen and counted, and what their owners set.
+
+Publishing makes them too; see `adding`.  How they end is in `emptying`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from waypost.domain.errors import LimitReached
+from waypost.domain.lanes import QUEUE, queue_lane
+from waypost.store import quotas
+from waypost.store.postgres import lanes
+from waypost.store.postgres.database import Connection, columns, is_text
+from waypost.store.postgres.shut import Place
+from waypost.store.postgres.writer import Batch
+from waypost.store.protocol import Queue
+
+_QUEUE = (
+    "SELECT q.name, q.parallelism, q.paused, q.created_ms, q.updated_ms,"
+    # Those that hold a place are in flight or in retry; the others wait for one.
+    " (SELECT count(*) FROM hold h"
+    f"  WHERE h.tenant = q.tenant AND h.resource = '{QUEUE}' || q.name)"
+    " + (SELECT count(*) FROM delivery d"
+    f"  WHERE d.tenant = q.tenant AND d.lane = '{QUEUE}' || q.name"
+    "   AND NOT d.holding AND d.token IS NULL)"
+    " FROM queue q WHERE q.tenant = $1"
+)
+
+_NAMES = "unnest($1::text[], $2::text[]) n (tenant, name)"
+
+
+async def one(db: Connection, tenant: str, name: str) -> Queue | None:
+    """The queue of that name, with its lag."""
+    if not is_text(name):
+        return None
+    found = await db.fetchrow(f"{_QUEUE} AND q.name = $2", tenant, name)
+    return None if found is None else _queue(*found)
+
+
+async def all_of(db: Connection, tenant: str) -> list[Queue]:
+    """All queues of a tenant, by name."""
+    return [_queue(*row) for row in await db.fetch(f"{_QUEUE} ORDER BY q.name", tenant)]
+
+
+def _queue(
+    name: str, parallelism: int, paused: bool, created_ms: int, updated_ms: int, lag: int
+) -> Queue:
+    return Queue(
+        name=name,
+        parallelism=parallelism,
+        paused=paused,
+        created_ms=created_ms,
+        updated_ms=updated_ms,
+        lag=lag,
+    )
+
+
+async def those_there(db: Connection, names: Iterable[Place]) -> set[Place]:
+    """Those of the queues that are there."""
+    rows = await db.fetch(
+        f"SELECT q.tenant, q.name FROM {_NAMES}"
+        " JOIN queue q ON q.tenant = n.tenant AND q.name = n.name",
+        *columns(names),
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+async def counts(db: Connection, tenants: Iterable[str]) -> Counter[str]:
+    """How many queues each of the tenants has."""
+    rows = await db.fetch(
+        "SELECT tenant, count(*) FROM queue WHERE tenant = ANY($1::text[]) GROUP BY tenant",
+        list(tenants),
+    )
+    return Counter({row[0]: row[1] for row in rows})
+
+
+async def make(db: Connection, names: Iterable[Place], *, now_ms: int) -> None:
+    """Make those of the queues that are not there (W75)."""
+    if names := set(names):
+        await db.execute(
+            f"INSERT INTO queue SELECT tenant, name, 1, false, $3, $3, $3 FROM {_NAMES}"
+            " ON CONFLICT DO NOTHING",
+            *columns(names),
+            now_ms,
+        )
+
+
+async def accept(
+    db: Connection, names: Iterable[Place], *, now_ms: int
+) -> list[tuple[str, str, int]]:
+    """Accept messages in queues: tenant and name of each, and the moment of acceptance, which
+    never goes back (D23)."""
+    names = set(names)
+    if not names:
+        return []
+    rows = await db.fetch(
+        # One that was ended since `make` is made anew.
+        f"INSERT INTO queue AS q SELECT tenant, name, 1, false, $3, $3, $3 FROM {_NAMES}"
+        " ON CONFLICT (tenant, name)"
+        " DO UPDATE SET accepted_ms = greatest(q.accepted_ms, excluded.accepted_ms)"
+        " RETURNING tenant, name, accepted_ms",
+        *columns(names),
+        now_ms,
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+class Put(msgspec.Struct, frozen=True):
+    tenant: str
+    name: str
+    parallelism: int
+    paused: bool | None
+    count_max: int
+    now_ms: int
+
+
+async def put(batch: Batch, calls: list[Put]) -> list[LimitReached | None]:
+    """Make or change queues; see `Queues.put_queue`."""
+    await _lock(batch, calls)
+    return [await _put(batch, call) for call in calls]
+
+
+async def _put(batch: Batch, call: Put) -> LimitReached | None:
+    db, tenant, name = batch.db, call.tenant, call.name
+    changed = await db.fetchval(
+        "UPDATE queue SET parallelism = $3, paused = coalesce($4, paused), updated_ms = $5"
+        " WHERE tenant = $1 AND name = $2 RETURNING true",
+        *(tenant, name, call.parallelism, call.paused, call.now_ms),
+    )
+    if changed is None:
+        if (await counts(db, [tenant]))[tenant] >= call.count_max:
+            return quotas.exceeded("maxQueues", call.count_max)
+        await db.execute(
+            "INSERT INTO queue VALUES ($1, $2, $3, coalesce($4, false), $5, $5, $5)",
+            *(tenant, name, call.parallelism, call.paused, call.now_ms),
+        )
+    await lanes.refresh(batch, [(tenant, queue_lane(name))], now_ms=call.now_ms)
+    return None
+
+
+class Pause(msgspec.Struct, frozen=True):
+    tenant: str
+    name: str
+    paused: bool
+    now_ms: int
+
+
+async def pause(batch: Batch, calls: list[Pause]) -> list[bool]:
+    """Pause queues or let them go on; see `Queues.pause_queue`."""
+    await _lock(batch, calls)
+    return [await _pause(batch, call) for call in calls]
+
+
+async def _pause(batch: Batch, call: Pause) -> bool:
+    tenant, name = call.tenant, call.name
+    if not is_text(name):
+        return False
+    changed = await batch.db.fetchval(
+        "UPDATE queue SET paused = $3, updated_ms = $4 WHERE tenant = $1 AND name = $2"
+        " RETURNING true",
+        *(tenant, name, call.paused, call.now_ms),
+    )
+    if changed is None:
+        return False
+    await lanes.refresh(batch, [(tenant, queue_lane(name))], now_ms=call.now_ms)
+    return True
+
+
+async def _lock(batch: Batch, calls: Sequence[Put | Pause]) -> None:
+    await batch.lock((call.tenant, queue_lane(call.name)) for call in calls if is_text(call.name))
+
+
+async def end(db: Connection, tenant: str, name: str, *, mark: int, now_ms: int) -> None:
+    """End a queue of which nothing waits that came before `mark`; what came later is from
+    then on in a new one."""
+    later = await db.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM delivery"
+        "  WHERE tenant = $1 AND lane = $2 AND token IS NULL)"
+        " OR EXISTS (SELECT 1 FROM hold h JOIN delivery d ON d.number = h.number"
+        "  WHERE h.tenant = $1 AND h.resource = $2 AND h.number > $3)",
+        *(tenant, queue_lane(name), mark),
+    )
+    if later:
+        await db.execute(
+            "UPDATE queue SET parallelism = 1, paused = false, created_ms = $3, updated_ms = $3"
+            " WHERE tenant = $1 AND name = $2",
+            *(tenant, name, now_ms),
+        )
+    else:
+        await db.execute("DELETE FROM queue WHERE tenant = $1 AND name = $2", tenant, name)

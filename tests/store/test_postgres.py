@@ -1,0 +1,344 @@
+"""What is true of the PostgreSQL engine alone: what a claim costs, who runs again, what a commit
+that is in doubt leaves behind, and that a pooler may stand between."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from tests.store.bench import Bench, ids, queued
+from tests.support.databases import Databases, connected
+from tests.support.factory import HOUR, T0, a_draft
+from tests.support.lacking import LACKING
+from tests.support.pgbouncer import bouncing, pgbouncer
+from tests.support.postgres import QUICK, SHIPPED, Server, running
+from waypost.domain.errors import Invalid, StoreUnavailable
+from waypost.domain.flow import Flow
+from waypost.store.postgres.database import migrate
+from waypost.store.postgres.store import PostgresStore, open_postgres
+from waypost.store.postgres.writer import Batch
+
+Connect = Callable[..., Awaitable[PostgresStore]]
+
+PATIENCE_S = 20
+
+
+@pytest.fixture
+async def url(databases: Callable[[str], Databases]) -> AsyncIterator[str]:
+    with databases(SHIPPED).lending() as lend:
+        yield await lend()
+
+
+@pytest.fixture
+async def join() -> AsyncIterator[Connect]:
+    """Opens nodes, which are closed at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(url: str, **settings: Any) -> PostgresStore:
+            store = await open_postgres(url, now_ms=T0, **settings)
+            stack.push_async_callback(store.close)
+            return store
+
+        yield opened
+
+
+async def _until(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask again and again, until there is an answer."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (found := await ask()):
+            await asyncio.sleep(0.005)
+    return found
+
+
+# What is refused
+
+
+async def test_a_database_that_may_lose_what_it_acknowledged_is_refused(url: str) -> None:
+    name = url.partition("?")[0].rpartition("/")[2]
+    async with connected(url) as db:
+        await db.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+        try:
+            with pytest.raises(Invalid, match="synchronous_commit"):
+                await open_postgres(url, now_ms=T0)
+        finally:
+            await db.execute(f"ALTER DATABASE {name} RESET synchronous_commit")
+
+
+async def test_two_who_bring_an_empty_database_up_to_date_at_one_moment_both_can(
+    databases: Callable[[str], Databases],
+) -> None:
+    on = databases(SHIPPED).server.url
+    async with connected(on("postgres")) as db:
+        await db.execute("CREATE DATABASE bare TEMPLATE template0")
+        try:
+            async with connected(on("bare")) as one, connected(on("bare")) as other:
+                await asyncio.gather(migrate(one), migrate(other))
+                assert await one.fetchval("SELECT count(*) FROM schema_version") >= 1
+        finally:
+            await db.execute("DROP DATABASE bare WITH (FORCE)")
+
+
+# Who gets in each other's way
+
+
+async def test_of_two_in_a_deadlock_one_is_run_again_and_both_come_to_their_end(
+    url: str, join: Connect
+) -> None:
+    store = await join(url)
+    await store.put_queue("acme", "a", parallelism=1, paused=None, now_ms=T0)
+    await store.put_queue("acme", "b", parallelism=1, paused=None, now_ms=T0)
+    tries: list[str] = []
+    both_have_one = asyncio.Barrier(2)
+
+    def locking(*names: str) -> Callable[[Batch, list[None]], Awaitable[Sequence[str]]]:
+        async def lock(batch: Batch, calls: list[None]) -> Sequence[str]:
+            tries.append(names[0])
+            await batch.db.execute("SET LOCAL deadlock_timeout = '10ms'")
+            await batch.lock_rows("queue", "name", [("acme", names[0])])
+            if len(tries) <= 2:
+                await both_have_one.wait()
+            await batch.lock_rows("queue", "name", [("acme", names[1])])
+            return [names[0] for _ in calls]
+
+        return lock
+
+    done = await asyncio.gather(
+        store.writer.call(locking("a", "b"), None), store.writer.call(locking("b", "a"), None)
+    )
+
+    assert done == ["a", "b"]
+    assert len(tries) == 3
+
+
+async def test_who_was_overtaken_looks_again_and_sees_what_was_done(
+    url: str, join: Connect
+) -> None:
+    """Nobody else's key is an error of one's own: the second of a kind is told of the first."""
+    stores = [await join(url) for _ in range(2)]
+    drafts = [a_draft(dedup_key="id:a") for _ in range(8)]
+
+    answers = await asyncio.gather(
+        *[Bench(stores[n % 2]).add_waiting(draft) for n, draft in enumerate(drafts)]
+    )
+
+    assert len({accepted.message_id for [accepted] in answers}) == 1
+    assert sum(not accepted.deduplicated for [accepted] in answers) == 1
+
+
+async def test_a_fault_of_one_call_is_that_calls_alone(url: str, join: Connect) -> None:
+    store = await join(url)
+
+    async def run(batch: Batch, calls: list[str]) -> list[str]:
+        for call in calls:
+            await batch.db.execute("SELECT $1::text::integer", call)
+        return calls
+
+    answers = await asyncio.gather(
+        *[store.writer.call(run, call) for call in ("1", "no number", "3")],
+        return_exceptions=True,
+    )
+
+    assert answers[::2] == ["1", "3"]
+    assert isinstance(answers[1], asyncpg.DataError)
+
+
+# Commits in doubt
+
+
+@pytest.fixture(scope="module")
+def standby_less() -> Iterator[Server]:
+    """A server that can be made to wait, at each commit, for a standby that never comes."""
+    with running(SHIPPED, QUICK) as server:
+        yield server
+
+
+@pytest.fixture
+async def alone(standby_less: Server) -> AsyncIterator["Alone"]:
+    with Databases(standby_less).lending() as lend:
+        url = await lend()
+        async with connected(standby_less.url("postgres")) as db:
+            alone = Alone(url, db)
+            yield alone
+            await alone.waits(for_standby=False)
+            await db.execute("DROP DATABASE pristine")
+            name = url.partition("?")[0].rpartition("/")[2]
+            await db.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class Alone:
+    """A database whose standby is away, seen by its administrator."""
+
+    def __init__(self, url: str, db: asyncpg.Connection) -> None:
+        self.url = url
+        self._db = db
+
+    async def waits(self, *, for_standby: bool) -> None:
+        names = "'standby'" if for_standby else "''"
+        await self._db.execute(f"ALTER SYSTEM SET synchronous_standby_names = {names}")
+        await self._db.execute("SELECT pg_reload_conf()")
+
+        async def so() -> bool:
+            shown = await self._db.fetchval("SHOW synchronous_standby_names")
+            return bool(shown) is for_standby
+
+        await _until(so)
+
+    async def no_more(self, how: str, commit: Awaitable[Any]) -> Any:
+        """End what waits for the standby, with `pg_cancel_backend` or `pg_terminate_backend`;
+        what is then said of the commit."""
+        task = asyncio.ensure_future(commit)
+
+        async def end() -> bool:
+            ended = await self._db.fetch(
+                f"SELECT {how}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            )
+            return bool(ended)
+
+        await _until(end)
+        [answer] = await asyncio.gather(task, return_exceptions=True)
+        return answer
+
+
+ENDS = pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])
+
+
+@ENDS
+async def test_a_publish_whose_commit_may_be_lost_is_not_acknowledged(
+    alone: Alone, join: Connect, how: str
+) -> None:
+    """A commit that no longer waits for its standby says so in a warning only (01000)."""
+    store = await join(alone.url)
+    await alone.waits(for_standby=True)
+
+    answer = await alone.no_more(how, Bench(store).add_waiting(a_draft()))
+
+    assert isinstance(answer, StoreUnavailable)
+    await alone.waits(for_standby=False)
+    assert await Bench(store).add_waiting(a_draft())
+
+
+@ENDS
+async def test_a_claim_whose_commit_may_be_lost_takes_no_place_and_is_there_again(
+    alone: Alone, join: Connect, how: str
+) -> None:
+    """It was committed: the message waits for an attempt that nobody makes, until its node
+    finds it."""
+    store = await join(alone.url, lease_ms=2_000)
+    bench, draft = Bench(store), a_draft()
+    await bench.add_waiting(draft)
+    await alone.waits(for_standby=True)
+
+    answer = await alone.no_more(how, bench.claim())
+
+    assert isinstance(answer, StoreUnavailable)
+    assert bench.places.in_flight == 0
+    await alone.waits(for_standby=False)
+    # What is found is due by the database's clock, which is years after T0.
+    [claim] = await _until(lambda: bench.claim(now_ms=T0 + 100 * 365 * 24 * HOUR))
+    assert ids([claim]) == [draft.message.id]
+
+
+@ENDS
+async def test_a_birth_whose_commit_may_be_lost_is_not_begun(
+    alone: Alone, join: Connect, how: str
+) -> None:
+    bench = Bench(await join(alone.url))
+    await alone.waits(for_standby=True)
+
+    answer = await alone.no_more(how, bench.add(a_draft()))
+
+    assert isinstance(answer, StoreUnavailable)
+    assert bench.born == []
+    assert bench.places.in_flight == 0
+
+
+# A pooler in between
+
+
+@pytest.fixture
+def bounced(url: str, databases: Callable[[str], Databases]) -> Iterator[str]:
+    """The same database by way of a pooler."""
+    if pgbouncer() is None:
+        pytest.skip(f"{LACKING}pgbouncer")
+    with bouncing(databases(SHIPPED).server, connections=3) as by_way_of:
+        yield url.partition("?")[0] + by_way_of
+
+
+async def test_it_works_behind_a_pooler_that_changes_connections_after_each_transaction(
+    bounced: str, join: Connect
+) -> None:
+    stores = [await join(bounced, statements_cached=0) for _ in range(2)]
+
+    await _all_go_through(stores)
+
+
+async def test_it_works_with_no_statement_prepared_by_name(url: str, join: Connect) -> None:
+    stores = [await join(url, statements_cached=0) for _ in range(2)]
+
+    await _all_go_through(stores)
+
+
+async def _all_go_through(stores: Sequence[PostgresStore]) -> None:
+    """Everything a node does, at one moment and on each of them, until all is delivered."""
+    benches = [Bench(store) for store in stores]
+    drafts = [[a_draft(flow=Flow("k", parallelism=2)) for _ in range(20)] for _ in benches]
+    await asyncio.gather(
+        *[
+            bench.add_waiting(*queued(count=2), draft)
+            for bench, its in zip(benches, drafts, strict=True)
+            for draft in its
+        ]
+    )
+
+    async def deliver_all(bench: Bench) -> int:
+        delivered = 0
+        while (await bench.store.pulse(now_ms=T0)).waiting:
+            claims, _, _ = await asyncio.gather(
+                bench.claim(), bench.log(), bench.store.flow_keys("acme", now_ms=T0)
+            )
+            await asyncio.gather(*[bench.deliver(claim) for claim in claims])
+            delivered += len(claims)
+        return delivered
+
+    async with asyncio.timeout(PATIENCE_S):
+        assert sum(await asyncio.gather(*map(deliver_all, benches))) == 3 * 40
+
+
+# What a claim costs: the rows that it reads, counted by PostgreSQL itself.
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """`scans` are walks through whole tables, `blocks` what was looked at of tables and
+    indexes, by table."""
+
+    scans: dict[str, int]
+    blocks: dict[str, int]
+
+
+async def _read_so_far(db: Any) -> Cost:
+    await db.execute("SELECT pg_stat_force_next_flush()")
+    rows = await db.fetch(
+        "SELECT s.relname, s.seq_scan, coalesce(io.heap_blks_hit + io.heap_blks_read, 0)"
+        "  + coalesce(io.idx_blks_hit + io.idx_blks_read, 0)"
+        " FROM pg_stat_user_tables s JOIN pg_statio_user_tables io USING (relid)"
+    )
+    return Cost({row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows})
+
+
+async def _cost_of_a_claim(bench: Bench, store: PostgresStore, *, count: int = 10) -> Cost:
+    db = store._pool
+    before = await _read_so_far(db)
+    claims = await bench.claim(10)
+    after = await _read_so_far(db)
+    assert len(claims) == count
+    return Cost(
+        {name: after.scans[name] - before.scans[name] for name in after.scans},
+        {name: after.blocks[name] - before.blocks[name] for name in after.blocks},
+    )
+
+
+HOT = ("delivery", "message", "body", "lane", "hold", "event")
