@@ -166,7 +166,9 @@ class Disk:
                     [data] = _strings(text)
                     at = int(text.rpartition(",")[2]) if call.name == "pwrite64" else None
                     assert at is not None, f"a write without a place: {text[:200]}"
-                    assert call.end is None or call.result == len(data), "a short write"
+                    if call.end is not None:  # the end of the process may have cut it short
+                        assert call.result <= len(data), f"a longer write: {text[:200]}"
+                        data = data[: call.result]
                     inode.pending.append(Write(at, data, call.end))
                     self.writes += 1
             case "ftruncate":

@@ -267,9 +267,12 @@ async def test_a_checkpoint_leaves_nothing_open_that_a_commit_would_trip_over(
     run = loop.run_in_executor
     kept: list[object] = []
 
-    async def run_and_keep(*arguments: Any) -> Any:
-        kept.append(await run(*arguments))  # as a future does, for a moment
-        return kept[-1]
+    def run_and_keep(*arguments: Any) -> Any:
+        async def keep() -> Any:
+            kept.append(await run(*arguments))  # as a future does, for a moment
+            return kept[-1]
+
+        return asyncio.ensure_future(keep())
 
     monkeypatch.setattr(loop, "run_in_executor", run_and_keep)
     bench = Bench(store)

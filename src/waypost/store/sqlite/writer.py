@@ -26,7 +26,7 @@ import apsw
 from waypost.domain.errors import StoreBroken, StoreFull, StoreUnavailable
 from waypost.domain.places import Places, Sign
 from waypost.store.protocol import Claim, give_back_place, take_place
-from waypost.store.sqlite.database import BUSY_MS, query
+from waypost.store.sqlite.database import BUSY_MS, connect, query
 
 BATCH_CALLS_MAX = 256
 BATCH_BYTES_MAX = 4 * 1024 * 1024
@@ -39,6 +39,9 @@ BUSY_RETRY_MS = 5
 
 UNSYNCED_MAX = 16
 """Patient calls that may wait for one sync."""
+
+SYNC_REST_S = 0.02
+"""How long they wait for the commit of somebody else, which would be their sync too."""
 
 PASSED_OVER_MAX = 8
 """Batches that a patient call lets go first: then it has its turn, however many wait."""
@@ -145,10 +148,13 @@ class Writer:
         self._closing = False
         self._log_pages = 0
         self._log_pages_tried = 0
+        self._mover = None if in_memory else connect(batch.db.filename)
+        self._moving: asyncio.Future[None] | None = None
+        self._moved = False
         self.db.set_busy_timeout(0)  # the event loop must not stand still; see `_begin`
         self.db.set_wal_hook(self._logged)
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="waypost-sync")
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="waypost-sync")
         self._task = self._loop.create_task(self._run(), name="store writer")
         self._task.add_done_callback(self._ended)
         self.broken: str | None = None
@@ -169,9 +175,12 @@ class Writer:
             done.set_exception(StoreBroken(self.broken))
         elif self._closing:
             done.set_exception(StoreUnavailable("the store is closed"))
+        elif patient:
+            self._patient.append(_Call(operation, arguments, size, done))
+            if not self._unsynced:
+                self._wake.set()
         else:
-            waiting = self._patient if patient else self._waiting
-            waiting.append(_Call(operation, arguments, size, done))
+            self._waiting.append(_Call(operation, arguments, size, done))
             self._wake.set()
         return done
 
@@ -180,7 +189,9 @@ class Writer:
         self._closing = True
         self._wake.set()
         await asyncio.wait([self._task])
-        self._thread.shutdown()
+        self._threads.shutdown()
+        if self._mover is not None:
+            self._mover.close()
         if self.broken is None and not self._in_memory:
             # The log may stay beside the database, where it is as good.
             with suppress(apsw.FullError, apsw.BusyError):
@@ -206,7 +217,9 @@ class Writer:
                 await self._wake.wait()
                 continue
             if self._log_pages - self._log_pages_tried >= CHECKPOINT_PAGES:
-                await self._checkpoint()
+                self._begin_checkpoint()
+            if self._moved:
+                await self._end_checkpoint()
 
     async def _serve_patient(self) -> None:
         """Run one patient call, and rest as long as it took, unless somebody calls meanwhile.
@@ -217,14 +230,19 @@ class Writer:
         calls = self._in_hand = [self._patient.popleft()]
         await self._transact(calls, synced=self._in_memory)
         self._in_hand = []
-        if self._unsynced and (not self._patient or len(self._unsynced) >= UNSYNCED_MAX):
+        to_sync = self._unsynced and (not self._patient or len(self._unsynced) >= UNSYNCED_MAX)
+        await self._rest(SYNC_REST_S if to_sync else self._loop.time() - began_s)
+        if to_sync and not self._waiting:
             await self._sync()
-        elif self._patient and not self._waiting:
-            self._wake.clear()
-            now_s = self._loop.time()
-            timer = self._loop.call_at(2 * now_s - began_s, self._wake.set)
-            await self._wake.wait()
-            timer.cancel()
+
+    async def _rest(self, rest_s: float) -> None:
+        """Rest, unless somebody calls that is not patient."""
+        if self._waiting:
+            return
+        self._wake.clear()
+        timer = self._loop.call_later(rest_s, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A writer that fell over answers nobody any more, and says so."""
@@ -319,7 +337,7 @@ class Writer:
             self.commit_now()
             return
         started_s = self._loop.time()
-        await self._loop.run_in_executor(self._thread, self.commit_now)
+        await self._loop.run_in_executor(self._threads, self.commit_now)
         self.on_sync(self._loop.time() - started_s)
 
     def commit_now(self) -> None:
@@ -329,7 +347,7 @@ class Writer:
     async def _sync(self) -> None:
         """Bring to the disk what was committed without."""
         try:
-            await self._loop.run_in_executor(self._thread, self._sync_now)
+            await self._loop.run_in_executor(self._threads, self._sync_now)
         except OSError as fault:
             self._break(f"the database failed: {fault}", [])
         else:
@@ -364,20 +382,36 @@ class Writer:
             for call in calls:
                 await self._transact([call])
 
-    async def _checkpoint(self) -> None:
-        """Move the log into the database, as far as readers let us: what they still look at
-        stays, so that it is tried again when the log has grown further."""
+    def _begin_checkpoint(self) -> None:
+        """Begin to move the log into the database, on a connection of its own: batches go on.
+
+        What readers still look at stays, so that it is tried again when the log has grown
+        further.
+        """
         self._log_pages_tried = self._log_pages
+        if self._mover is not None and self._moving is None:
+            self._moving = self._loop.run_in_executor(self._threads, _move, self._mover)
+            self._moving.add_done_callback(self._log_moved)
+
+    def _log_moved(self, _moving: "asyncio.Future[None]") -> None:
+        self._moved = True
+        self._wake.set()
+
+    async def _end_checkpoint(self) -> None:
+        """Move what was logged meanwhile, while nothing is: only a log that is moved to its end
+        begins anew."""
+        moving, self._moving, self._moved = self._moving, None, False
+        assert moving is not None
         try:
-            await self._loop.run_in_executor(self._thread, self._checkpoint_now)
+            await moving
+            await self._loop.run_in_executor(self._threads, self._checkpoint_now)
         except apsw.FullError:
             pass  # the log goes on growing from the reserve; the next commit will tell
         except apsw.Error as fault:
             await self._blame([], fault)
 
     def _checkpoint_now(self) -> None:
-        # To the end, in this thread: while its cursor is open, COMMIT is refused.
-        self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        _move(self.db)
 
     def _logged(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         if pages < self._log_pages:
@@ -387,6 +421,12 @@ class Writer:
 
 
 _DISK_FAULTS = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError)
+
+
+def _move(db: apsw.Connection) -> None:
+    """Move the log into the database as far as readers let us."""
+    # To the end, in this thread: while its cursor is open, COMMIT is refused.
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def _ignore(_figure: float) -> None:
