@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from waypost.api.answer import Answer, json_answer
+from waypost.api.answer import Answer, json_answer, shown
 from waypost.api.encoding import dead_letter_json
 from waypost.api.exchange import Api, Request
 from waypost.api.filters import (
@@ -40,9 +40,8 @@ async def page(api: Api, request: Request) -> Answer:
         bytes_max=api.limits.page_bytes_max,
         bodies=trim_bytes != 0,
     )
-    answer: dict[str, object] = {
-        "messages": [dead_letter_json(letter, trim_bytes) for letter in found.dead_letters]
-    }
+    messages = await shown(found.dead_letters, lambda letter: dead_letter_json(letter, trim_bytes))
+    answer: dict[str, object] = {"messages": messages}
     if found.cursor is not None:
         answer["cursor"] = found.cursor
     return json_answer(answer)

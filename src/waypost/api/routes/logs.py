@@ -11,7 +11,7 @@ from typing import Final, cast
 from msgspec import Raw
 from msgspec.structs import replace
 
-from waypost.api.answer import Answer, encode, json_answer
+from waypost.api.answer import Answer, encode, json_answer, shown
 from waypost.api.encoding import LogEntryJson, LogGroupJson, log_entry_json, log_group_json
 from waypost.api.exchange import Api, Request
 from waypost.api.filters import (
@@ -62,16 +62,16 @@ async def logs(api: Api, request: Request) -> Answer:
     # Every entry is written three times, so a third of the bytes fills the page.
     page = await _page(api, request, given, bytes_max=api.limits.page_bytes_max // 3)
     trim_bytes = trim_of(given)
-    shown = [_written(entry, trim_bytes) for entry in page.entries]
-    messages = _gathered(page.entries, shown, trim_bytes)
-    return _answer(page, {"events": shown, "logs": shown, "messages": messages})
+    events = await shown(page.entries, lambda entry: _written(entry, trim_bytes))
+    messages = await _gathered(page.entries, events, trim_bytes)
+    return _answer(page, {"events": events, "logs": events, "messages": messages})
 
 
 async def _messages(api: Api, request: Request, given: Given) -> Answer:
     page = await _page(api, request, given, bytes_max=api.limits.page_bytes_max)
     trim_bytes = trim_of(given)
-    shown = [log_entry_json(entry, trim_bytes) for entry in page.entries]
-    return _answer(page, {"messages": _gathered(page.entries, shown, trim_bytes)})
+    events = await shown(page.entries, lambda entry: log_entry_json(entry, trim_bytes))
+    return _answer(page, {"messages": await _gathered(page.entries, events, trim_bytes)})
 
 
 def _written(entry: LogEntry, trim_bytes: int | None) -> LogEntryJson:
@@ -79,17 +79,18 @@ def _written(entry: LogEntry, trim_bytes: int | None) -> LogEntryJson:
     return cast(LogEntryJson, Raw(encode(log_entry_json(entry, trim_bytes))))
 
 
-def _gathered(
-    entries: Sequence[LogEntry], shown: Sequence[LogEntryJson], trim_bytes: int | None
+async def _gathered(
+    entries: Sequence[LogEntry], events: Sequence[LogEntryJson], trim_bytes: int | None
 ) -> list[LogGroupJson]:
-    """The messages that entries speak of, each with those that are its own."""
-    messages: dict[str, LogGroupJson] = {}
-    for entry, event in zip(entries, shown, strict=True):
-        message = messages.get(entry.message.id)
-        if message is None:
-            message = messages[entry.message.id] = log_group_json(entry, [], trim_bytes)
-        message.events.append(event)
-    return list(messages.values())
+    """The messages that entries speak of, each with those events that are its own."""
+    firsts: dict[str, LogEntry] = {}
+    its: dict[str, list[LogEntryJson]] = {}
+    for entry, event in zip(entries, events, strict=True):
+        firsts.setdefault(entry.message.id, entry)
+        its.setdefault(entry.message.id, []).append(event)
+    return await shown(
+        firsts.values(), lambda entry: log_group_json(entry, its[entry.message.id], trim_bytes)
+    )
 
 
 def _answer(page: LogPage, answer: dict[str, object]) -> Answer:
