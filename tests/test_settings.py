@@ -127,7 +127,12 @@ def test_what_is_unknown_stops_the_start(environ: dict[str, str], file: str | No
         ("quota", "pro", "is not one of"),
         ("egress_allow", "10.0.0.1/8", "is not a network"),
         ("nameservers", "dns.example", "is not an address"),
-        ("database", "postgresql://db/x", "is a postgresql database"),
+        ("database", "mysql://db/x", "is a mysql database; there are sqlite:///path and post"),
+        ("database", "postgresql://db", "is not of the form postgresql://user:password@host"),
+        ("database", "postgres://db/", "is not of the form postgresql://user:password@host"),
+        ("database_connections_max", "1", "is under 2"),
+        ("lease_ms", "999", "is under 1s"),
+        ("node_name", "my node", "may hold up to 100 printable ASCII characters"),
         ("database", "waypost.db", "is not of the form sqlite:///path"),
         ("database", "sqlite://waypost.db", "is not of the form sqlite:///path"),
         ("ca_file", "/no/such/file.pem", "is not a file"),
@@ -150,6 +155,48 @@ def test_a_secret_that_cannot_be_read_is_not_quoted(text: str):
 
     assert fault.startswith("--egress-proxy is not of the form http://host:port")
     assert "hush" not in fault
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://waypost:hush@db/x y",
+        "postgresql://waypost:hu/hush@db/x",
+        "postgresql://waypost:hush@hush@db/x",
+        "mysql://waypost:hush@db/x",
+        "postgresql://db/x y?user=waypost&password=hush&sslpassword=hush",
+        "waypost:hush@db/x?password=hush",
+    ],
+)
+def test_no_password_is_quoted_of_a_database_that_cannot_be_read(url: str):
+    assert "hush" not in fault_of(database=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://db/x", "postgresql://db/x"),
+        ("postgres://waypost@db:1,[::1]:2/x", "postgres://waypost@db:1,[::1]:2/x"),
+        ("postgresql://waypost:hu:sh%40@db/x", "postgresql://waypost@db/x"),
+        (
+            "postgresql://waypost:hush@/x?host=/run&password=hush&sslmode=require",
+            "postgresql://waypost@/x?host=/run&password=…&sslmode=require",
+        ),
+        ("sqlite:///a@b:c.db", "sqlite:///a@b:c.db"),
+    ],
+)
+def test_a_database_is_shown_without_its_password(url: str, shown: str):
+    settings = parsed(database=url)
+
+    assert settings.database == url
+    assert settings.database_shown == settings.redacted()["database"] == shown
+
+
+def test_a_database_on_a_server_has_no_file():
+    settings = parsed(database="postgresql://db/x")
+
+    assert settings.database_is_postgres
+    assert settings.database_path is None
 
 
 def test_a_secret_is_not_shown():

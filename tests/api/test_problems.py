@@ -90,8 +90,9 @@ async def test_a_problem_is_told_in_its_own_words() -> None:
 
 async def test_a_full_store_is_507_and_a_store_that_is_away_503() -> None:
     assert (await publish(StoreFull("no room")))[0] == 507
-    status, header, _ = await publish(StoreUnavailable("away"))
+    status, header, answer = await publish(StoreUnavailable("no answer from 10.0.0.5"))
     assert (status, header[b"retry-after"]) == (503, b"1")
+    assert answer == {"error": "the store cannot answer now, try again"}
 
 
 async def test_what_nobody_expected_is_500_and_says_no_more_than_where_to_look() -> None:

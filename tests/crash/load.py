@@ -26,11 +26,10 @@ import select
 import time
 import urllib.parse
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from tests.support.history import Attempt, History
 from tests.support.ledger import Told, Wish, Wishes
-from tests.support.process import TOKEN, Process
 
 now_s = time.monotonic
 
@@ -50,10 +49,24 @@ class Unknown(Exception):
     """A request whose result nobody knows."""
 
 
+REST_S = 0.1
+"""How long a publisher rests that was refused."""
+
+
+class Door(Protocol):
+    """Where callers come in: a port, or 0 while there is none, and a token."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def token(self) -> str: ...
+
+
 class Caller:
     """One keep-alive connection to whatever port the process has now."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Door) -> None:
         self._process = process
         self._port = 0
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
@@ -68,7 +81,8 @@ class Caller:
         written: Callable[[], None] | None = None,
     ) -> tuple[int, Any]:
         """Status and JSON.  Raises Unknown when the connection broke or nothing came."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Authorization: Bearer {TOKEN}"]
+        lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
+        lines.append(f"Authorization: Bearer {self._process.token}")
         lines += [f"{name}: {value}" for name, value in (header or {}).items()]
         lines += [f"Content-Length: {len(body)}", "", ""]
         try:
@@ -116,6 +130,8 @@ class Receiver:
         self.ended = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.unanswered: set[str] = set()
+        """Nodes that get no answer until they are taken out of here."""
         self._history = history
         self._rng = rng
         self._open: dict[str, tuple[Attempt, asyncio.StreamWriter]] = {}
@@ -180,7 +196,14 @@ class Receiver:
         if path != "c":
             if path == "g":
                 key = f"{header['key']}@{key}"
-            return self._history.began(key, message_id, body, at_s=now_s(), retried=retried)
+            return self._history.began(
+                key,
+                message_id,
+                body,
+                at_s=now_s(),
+                retried=retried,
+                node=header["upstash-region"],
+            )
         says = json.loads(body)
         dlq_id = says.get("dlqId")
         return self._history.called_back(
@@ -191,6 +214,7 @@ class Receiver:
             body=base64.b64decode(says["sourceBody"]),
             at_s=now_s(),
             retried=retried,
+            node=header["upstash-region"],
         )
 
     async def _answer(
@@ -218,6 +242,8 @@ class Receiver:
             if not self.gate.is_set():
                 await self.gate.wait()
             await self._hung_up(reader, wait_s=self._rng.uniform(0, 0.02))
+        while attempt.node in self.unanswered and not reader.at_eof():
+            await self._hung_up(reader, wait_s=0.02)
         if reader.at_eof() or attempt.end_s is not None:
             return False
         answer = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status
@@ -259,17 +285,19 @@ class Load:
 
     def __init__(
         self,
-        process: Process,
+        process: Door,
         receiver: Receiver,
         history: History,
         rng: random.Random,
         *,
         name: str = "",
+        pause_s: float = 0,
     ) -> None:
         self.on_written: Callable[[], None] = _nothing
         self.on_acked: Callable[[], None] = _nothing
         self.refused: list[tuple[int, Any]] = []
         self._name = name
+        self._pause_s = pause_s
         self._process = process
         self._receiver = receiver
         self._history = history
@@ -314,6 +342,7 @@ class Load:
         while not self._stopping:
             await self._room(queue)
             await self._serving.wait()
+            await asyncio.sleep(rng.uniform(0, 2 * self._pause_s))
             if to_group and not await self._grouped(caller):
                 continue
             self._serial += 1
@@ -382,6 +411,7 @@ class Load:
         self._has_group = status == 200
         if not self._has_group:
             self.refused.append((status, answer))
+            await asyncio.sleep(REST_S)
         return self._has_group
 
     def _wish(
@@ -439,6 +469,7 @@ class Load:
                 self.on_acked()
             else:
                 self.refused.append((status, answer))
+                await asyncio.sleep(REST_S)
             return
 
     async def _cancel(self, caller: Caller, key: str) -> None:

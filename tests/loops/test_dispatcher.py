@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -10,10 +10,13 @@ from tests.store.bench import Bench, id_of, queued
 from tests.support.clock import SetClock
 from tests.support.factory import DOWN, HOUR, OK, SECOND, T0, a_draft, some_places
 from tests.support.sender import RememberingSender
+from waypost import services
+from waypost.domain.errors import StoreUnavailable
 from waypost.domain.places import SLOW_MS, Places
 from waypost.domain.retry import Backoff
 from waypost.loops.dispatcher import POLL_MS, Dispatcher
 from waypost.services.delivery import Delivery
+from waypost.store.protocol import Claim
 from waypost.store.sqlite.store import MEMORY, SqliteStore
 from waypost.telemetry import Telemetry
 
@@ -120,6 +123,41 @@ async def test_a_drain_waits_for_attempts_and_gives_back_what_is_left(rig: Rig) 
     again = await Bench(rig.store).claim()
     assert [(claim.retried, claim.interrupted) for claim in again] == [(0, 0)] * 2
     assert rig.places.in_flight == 0
+
+
+async def test_what_may_not_begin_any_more_is_given_back_and_not_sent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.bench.add_waiting(a_draft())
+    monkeypatch.setattr(rig.store, "may_begin", lambda _claim: False)
+    await rig.step()
+    await rig.finish()
+
+    assert rig.sender.sent == []
+    assert rig.places.in_flight == 0
+    [again] = await Bench(rig.store).claim()
+    assert (again.retried, again.interrupted) == (0, 0)
+
+
+async def test_a_claim_is_given_back_once_the_store_is_there_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.bench.add_waiting(a_draft())
+    release, away = rig.store.release, iter([True, True])
+
+    async def release_later(claims: Sequence[Claim], *, now_ms: int) -> None:
+        if claims and next(away, False):
+            raise StoreUnavailable("away")
+        await release(claims, now_ms=now_ms)
+
+    monkeypatch.setattr(services.delivery, "SETTLE_AGAIN_MS", 1)
+    monkeypatch.setattr(rig.store, "release", release_later)
+    monkeypatch.setattr(rig.store, "may_begin", lambda _claim: False)
+    await rig.step()
+    await rig.finish()
+
+    assert next(away, None) is None
+    assert len(await Bench(rig.store).claim()) == 1
 
 
 async def test_a_drain_in_a_hurry_waits_for_nobody(rig: Rig) -> None:

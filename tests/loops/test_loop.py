@@ -45,9 +45,11 @@ async def test_a_store_that_is_away_rests_the_loop_and_does_not_end_it(
         raise StoreUnavailable("away")
 
     loop = Loop("test", step, clock=SetClock(), telemetry=telemetry)
-    await loop.run()
+    with capture_logs() as logs:
+        await loop.run()
 
     assert telemetry.loop_faults == 3
+    assert [(one["event"], one["why"]) for one in logs] == [("loop_fault", "away")]
 
 
 async def test_a_loop_waits_for_free_space_and_says_so_once_each_time(

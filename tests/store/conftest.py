@@ -32,6 +32,7 @@ from waypost.store.protocol import Store
 from waypost.store.sqlite.store import MEMORY, SqliteStore
 
 FILE, IN_MEMORY = "sqlite file", "sqlite memory"
+DATABASES = (SHIPPED, SYSTEM)
 
 Open = Callable[..., AbstractAsyncContextManager[Store]]
 """Opens a store, or one of several names; but for those in memory it can be opened again."""
@@ -89,7 +90,7 @@ def stores(engine: str, tmp_path: Path, databases: Callable[[str], Databases]) -
 
             yield opened
 
-    return in_databases if engine in (SHIPPED, SYSTEM) else in_files
+    return in_databases if engine in DATABASES else in_files
 
 
 @pytest.fixture
@@ -115,12 +116,12 @@ def durable(engine: str) -> None:
 @pytest.fixture
 def watermark(engine: str, durable: None) -> None:
     """For claims about the free space below which publishes are refused."""
-    if engine in (SHIPPED, SYSTEM):
+    if engine in DATABASES:
         pytest.skip("the disk of a database server is not ours to see")
 
 
 @pytest.fixture
 def gives_back(engine: str) -> None:
     """For claims about the size of a store from which rows are removed."""
-    if engine in (SHIPPED, SYSTEM):
+    if engine in DATABASES:
         pytest.skip("PostgreSQL keeps the room of rows; see test_parts.py")

@@ -2,8 +2,8 @@
 that is in doubt leaves behind, and that a pooler may stand between."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -12,13 +12,15 @@ import pytest
 
 from tests.store.bench import Bench, ids, queued
 from tests.support.databases import Databases, connected
-from tests.support.factory import HOUR, T0, a_draft
+from tests.support.factory import HOUR, T0, a_draft, some_places
 from tests.support.lacking import LACKING
 from tests.support.pgbouncer import bouncing, pgbouncer
 from tests.support.postgres import QUICK, SHIPPED, Server, running
 from waypost.domain.errors import Invalid, StoreUnavailable
 from waypost.domain.flow import Flow
-from waypost.store.postgres.database import migrate
+from waypost.store.postgres import flow_keys
+from waypost.store.postgres.database import Connection, migrate
+from waypost.store.postgres.shut import Place
 from waypost.store.postgres.store import PostgresStore, open_postgres
 from waypost.store.postgres.writer import Batch
 
@@ -49,9 +51,10 @@ async def join() -> AsyncIterator[Connect]:
 async def _until(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Ask again and again, until there is an answer."""
     async with asyncio.timeout(PATIENCE_S):
-        while not (found := await ask()):
+        while True:
+            if found := await ask():
+                return found
             await asyncio.sleep(0.005)
-    return found
 
 
 # What is refused
@@ -129,6 +132,26 @@ async def test_who_was_overtaken_looks_again_and_sees_what_was_done(
     assert sum(not accepted.deduplicated for [accepted] in answers) == 1
 
 
+async def test_a_message_names_a_key_that_upkeep_removes_just_then(
+    url: str, join: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await join(url)
+    make = flow_keys.make
+    removed: list[None] = []
+
+    async def make_and_lose(db: Connection, names: Iterable[Place], *, now_ms: int) -> None:
+        await make(db, names, now_ms=now_ms)
+        if not removed:
+            removed.append(await flow_keys.remove(db, "acme", "k"))
+
+    monkeypatch.setattr(flow_keys, "make", make_and_lose)
+    await Bench(store).add(a_draft(flow=Flow("k", parallelism=3)))
+
+    seen = await store.flow_key("acme", "k", now_ms=T0)
+    assert seen is not None
+    assert (seen.key.parallelism, seen.in_use) == (3, 1)
+
+
 async def test_a_fault_of_one_call_is_that_calls_alone(url: str, join: Connect) -> None:
     store = await join(url)
 
@@ -161,9 +184,7 @@ async def alone(standby_less: Server) -> AsyncIterator["Alone"]:
     with Databases(standby_less).lending() as lend:
         url = await lend()
         async with connected(standby_less.url("postgres")) as db:
-            alone = Alone(url, db)
-            yield alone
-            await alone.waits(for_standby=False)
+            yield Alone(url, db)
             await db.execute("DROP DATABASE pristine")
             name = url.partition("?")[0].rpartition("/")[2]
             await db.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -176,14 +197,20 @@ class Alone:
         self.url = url
         self._db = db
 
-    async def waits(self, *, for_standby: bool) -> None:
-        names = "'standby'" if for_standby else "''"
-        await self._db.execute(f"ALTER SYSTEM SET synchronous_standby_names = {names}")
+    @asynccontextmanager
+    async def waiting_for_standby(self) -> AsyncIterator[None]:
+        await self._set("'standby'")
+        try:
+            yield
+        finally:
+            await self._set("''")
+
+    async def _set(self, standbys: str) -> None:
+        await self._db.execute(f"ALTER SYSTEM SET synchronous_standby_names = {standbys}")
         await self._db.execute("SELECT pg_reload_conf()")
 
         async def so() -> bool:
-            shown = await self._db.fetchval("SHOW synchronous_standby_names")
-            return bool(shown) is for_standby
+            return f"'{await self._db.fetchval('SHOW synchronous_standby_names')}'" == standbys
 
         await _until(so)
 
@@ -212,12 +239,10 @@ async def test_a_publish_whose_commit_may_be_lost_is_not_acknowledged(
 ) -> None:
     """A commit that no longer waits for its standby says so in a warning only (01000)."""
     store = await join(alone.url)
-    await alone.waits(for_standby=True)
-
-    answer = await alone.no_more(how, Bench(store).add_waiting(a_draft()))
+    async with alone.waiting_for_standby():
+        answer = await alone.no_more(how, Bench(store).add_waiting(a_draft()))
 
     assert isinstance(answer, StoreUnavailable)
-    await alone.waits(for_standby=False)
     assert await Bench(store).add_waiting(a_draft())
 
 
@@ -230,13 +255,11 @@ async def test_a_claim_whose_commit_may_be_lost_takes_no_place_and_is_there_agai
     store = await join(alone.url, lease_ms=2_000)
     bench, draft = Bench(store), a_draft()
     await bench.add_waiting(draft)
-    await alone.waits(for_standby=True)
-
-    answer = await alone.no_more(how, bench.claim())
+    async with alone.waiting_for_standby():
+        answer = await alone.no_more(how, bench.claim())
 
     assert isinstance(answer, StoreUnavailable)
     assert bench.places.in_flight == 0
-    await alone.waits(for_standby=False)
     # What is found is due by the database's clock, which is years after T0.
     [claim] = await _until(lambda: bench.claim(now_ms=T0 + 100 * 365 * 24 * HOUR))
     assert ids([claim]) == [draft.message.id]
@@ -247,9 +270,8 @@ async def test_a_birth_whose_commit_may_be_lost_is_not_begun(
     alone: Alone, join: Connect, how: str
 ) -> None:
     bench = Bench(await join(alone.url))
-    await alone.waits(for_standby=True)
-
-    answer = await alone.no_more(how, bench.add(a_draft()))
+    async with alone.waiting_for_standby():
+        answer = await alone.no_more(how, bench.add(a_draft()))
 
     assert isinstance(answer, StoreUnavailable)
     assert bench.born == []
@@ -308,37 +330,109 @@ async def _all_go_through(stores: Sequence[PostgresStore]) -> None:
         assert sum(await asyncio.gather(*map(deliver_all, benches))) == 3 * 40
 
 
-# What a claim costs: the rows that it reads, counted by PostgreSQL itself.
+# What a claim costs: what it looks at, counted by PostgreSQL itself.
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """`scans` are walks through whole tables, `blocks` what was looked at of tables and
-    indexes, by table."""
+    """`scanned` are the rows that were read by walking through a table, `blocks` the pages of
+    tables and indexes that were looked at."""
 
-    scans: dict[str, int]
-    blocks: dict[str, int]
+    scanned: dict[str, int]
+    blocks: int
 
 
-async def _read_so_far(db: Any) -> Cost:
-    await db.execute("SELECT pg_stat_force_next_flush()")
-    rows = await db.fetch(
-        "SELECT s.relname, s.seq_scan, coalesce(io.heap_blks_hit + io.heap_blks_read, 0)"
-        "  + coalesce(io.idx_blks_hit + io.idx_blks_read, 0)"
-        " FROM pg_stat_user_tables s JOIN pg_statio_user_tables io USING (relid)"
+async def _so_far(store: PostgresStore) -> Cost:
+    """What was looked at.  A connection tells that of itself: there is to be no other."""
+    await store._pool.execute("SELECT pg_stat_force_next_flush()")
+    rows = await store._pool.fetch(
+        "SELECT s.relname, s.seq_tup_read,"
+        " heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit + idx_blks_read, 0)"
+        " FROM pg_stat_user_tables s JOIN pg_statio_user_tables USING (relid)"
     )
-    return Cost({row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows})
+    return Cost({row[0]: row[1] for row in rows}, sum(row[2] for row in rows))
 
 
-async def _cost_of_a_claim(bench: Bench, store: PostgresStore, *, count: int = 10) -> Cost:
-    db = store._pool
-    before = await _read_so_far(db)
+async def _cost_of_a_claim(store: PostgresStore, bench: Bench) -> Cost:
+    before = await _so_far(store)
     claims = await bench.claim(10)
-    after = await _read_so_far(db)
-    assert len(claims) == count
+    after = await _so_far(store)
+    assert len(claims) == 10
+    scanned = {name: rows - before.scanned[name] for name, rows in after.scanned.items()}
     return Cost(
-        {name: after.scans[name] - before.scans[name] for name in after.scans},
-        {name: after.blocks[name] - before.blocks[name] for name in after.blocks},
+        {name: rows for name, rows in scanned.items() if rows}, after.blocks - before.blocks
     )
 
 
-HOT = ("delivery", "message", "body", "lane", "hold", "event")
+async def _analyze(url: str) -> None:
+    async with connected(url) as db:
+        await db.execute("VACUUM ANALYZE")
+
+
+async def _fill(store: PostgresStore, *, others: int) -> None:
+    """Some of one host that may go; and others that are not due, or stand in a queue."""
+    bench = Bench(store)
+    await bench.add_waiting(*[a_draft(url="https://good.example/") for _ in range(50)])
+    for start in range(0, others, 500):
+        await bench.add_waiting(
+            *[
+                a_draft(url=f"https://late{n % 50}.example/", delay_ms=HOUR + n)
+                for n in range(start, start + 250)
+            ],
+            *queued("blocked", count=250),
+        )
+
+
+async def test_the_cost_of_a_claim_does_not_grow_with_what_waits_or_is_blocked(
+    databases: Callable[[str], Databases], join: Connect
+) -> None:
+    costs = {}
+    for others in (500, 10_000):
+        with databases(SHIPPED).lending() as lend:
+            url = await lend()
+            store = await join(url, connections_max=2)
+            await _fill(store, others=others)
+            await Bench(store).claim(1)
+            await _analyze(url)
+            costs[others] = await _cost_of_a_claim(store, Bench(store))
+
+    assert costs[10_000].blocks <= costs[500].blocks * 1.5, costs
+    assert not {"delivery", "message"} & set(costs[10_000].scanned), costs
+
+
+async def test_the_cost_of_a_claim_does_not_grow_with_hosts_that_have_no_place(
+    databases: Callable[[str], Databases], join: Connect
+) -> None:
+    costs = {}
+    for hosts in (10, 1_000):
+        with databases(SHIPPED).lending() as lend:
+            url = await lend()
+            store = await join(url, connections_max=2)
+            bench = Bench(store, some_places(host_count_max=1, count_max=100_000))
+            for start in range(0, hosts, 100):
+                await bench.add_waiting(
+                    *[
+                        a_draft(url=f"https://hanging{n}.example/")
+                        for n in range(start, min(hosts, start + 100))
+                        for _ in range(3)
+                    ]
+                )
+            while await bench.claim(1_000):
+                pass
+            await bench.add_waiting(*[a_draft(url=f"https://good{n}.example/") for n in range(40)])
+            await _analyze(url)
+            costs[hosts] = await _cost_of_a_claim(store, bench)
+
+    assert costs[1_000].blocks <= costs[10].blocks * 1.5, costs
+
+
+async def test_a_claim_that_can_do_nothing_writes_nothing(url: str, join: Connect) -> None:
+    bench = Bench(await join(url))
+    await bench.add_waiting(a_draft(delay_ms=HOUR), *queued("paused"))
+    await bench.store.pause_queue("acme", "paused", paused=True, now_ms=T0)
+    async with connected(url) as db:
+        before = await db.fetchval("SELECT pg_current_wal_insert_lsn()")
+
+        for n in range(20):
+            assert await bench.claim(now_ms=T0 + n) == []
+
+        assert await db.fetchval("SELECT pg_current_wal_insert_lsn()") == before

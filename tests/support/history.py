@@ -57,7 +57,8 @@ class Submit(Struct):
 
 class Attempt(Struct):
     """One request as the receiver saw it.  `status` is None where no answer was completed;
-    `lost`, where the receiver hung up with no byte of an answer (the sender may redial)."""
+    `lost`, where the receiver hung up with no byte of an answer (the sender may redial);
+    `node` is who sent it."""
 
     key: str
     message_id: str
@@ -67,6 +68,7 @@ class Attempt(Struct):
     end_s: float | None = None
     status: int | None = None
     lost: bool = False
+    node: str = ""
 
     @property
     def delivered(self) -> bool:
@@ -85,9 +87,10 @@ class Callback(Struct):
 
 
 class Kill(Struct):
-    """A SIGKILL, and the messages that were claimed and unsettled in the file it left.
+    """A SIGKILL, and the messages that were claimed and unsettled in what it left.
 
-    What the dead process had sent may still be read until `over_s`.
+    What the dead process had sent may still be read until `over_s`.  To the others a process
+    that was frozen was dead until then.
     """
 
     at_s: float
@@ -165,9 +168,16 @@ class History:
             submit.acked_s = at_s
 
     def began(
-        self, key: str, message_id: str, body: bytes, *, at_s: float, retried: int = 0
+        self,
+        key: str,
+        message_id: str,
+        body: bytes,
+        *,
+        at_s: float,
+        retried: int = 0,
+        node: str = "",
     ) -> Attempt:
-        attempt = Attempt(key, message_id, retried, digest(body), at_s)
+        attempt = Attempt(key, message_id, retried, digest(body), at_s, node=node)
         self.attempts.append(attempt)
         return attempt
 
@@ -181,8 +191,9 @@ class History:
         body: bytes,
         at_s: float,
         retried: int = 0,
+        node: str = "",
     ) -> Attempt:
-        attempt = Attempt(f"a callback of {key}", message_id, retried, "", at_s)
+        attempt = Attempt(f"a callback of {key}", message_id, retried, "", at_s, node=node)
         self.callbacks.append(Callback(attempt, key, told, status, digest(body)))
         return attempt
 

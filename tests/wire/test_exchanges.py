@@ -6,6 +6,8 @@ import gzip
 import pytest
 
 from tests.support.rude_server import Peer, answering, answering_always, once_each, rude_server
+from waypost.wire.http1 import JOIN_BYTES_MAX
+from waypost.wire.protocol import NotBegun
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -27,6 +29,18 @@ async def test_the_request_is_sent_byte_for_byte(sender, a_request):
         b"X-One: 1\r\nx-two: \r\nX-One: caf\xe9 \t2\r\n"
         b"Content-Length: 2\r\n\r\n\x00\xff"
     ]
+
+
+@pytest.mark.parametrize("body", [b"hello", b"x" * (JOIN_BYTES_MAX + 1)], ids=["small", "large"])
+async def test_nothing_goes_out_of_a_request_that_may_not_begin_any_more(sender, a_request, body):
+    async with rude_server(answering_always(OK)) as server:
+        for pooled in (False, True):
+            asked = len(server.requests)
+            with pytest.raises(NotBegun):
+                await sender.send(a_request(server.url(), body=body, may_begin=lambda: False))
+            assert len(server.requests) == asked
+            if not pooled:
+                assert (await sender.send(a_request(server.url()))).delivered
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,9 @@ class Claims:
                 places.wait_for(resource)
         shut.open_for_retries(now_ms=ask.now_ms)
         claiming = _Claiming(batch, ask)
-        if ask.count_max > 0 and await batch.may_claim():
+        if ask.count_max > 0:
             turns = await self._turns(db, shut.names(), now_ms=ask.now_ms)
-            if turns:
+            if turns and await batch.may_claim():  # which is a lock, and so is written down
                 self._go_round(claiming, await claiming.read(turns))
                 await claiming.write()
         nexts = (

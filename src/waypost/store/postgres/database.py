@@ -41,7 +41,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """The types of the columns of the tables that are written many rows at a time."""
 
-_LOST = (
+_NOT_LET_IN = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+"""At a start they are a wrong URL; later the database is being moved or restored."""
+
+LOST = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
@@ -53,6 +56,7 @@ _LOST = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.PostgresSystemError,
     asyncpg.InternalServerError,
+    *_NOT_LET_IN,
 )
 """Faults that are nobody's: the database is away, or is not what it should be."""
 
@@ -61,7 +65,7 @@ def problem_of(fault: BaseException, doing: str) -> StoreFull | StoreUnavailable
     """What callers are told of a fault that is nobody's; None where it is somebody's."""
     if isinstance(fault, asyncpg.DiskFullError):
         return StoreFull(f"cannot {doing}: the disk is full")
-    if isinstance(fault, _LOST):
+    if isinstance(fault, LOST):
         return StoreUnavailable(f"cannot {doing}: {type(fault).__name__}: {fault}")
     return None
 
@@ -86,7 +90,7 @@ def _reaching() -> Iterator[None]:
         with as_problems("reach the database"):
             try:
                 yield
-            except asyncpg.ClientConfigurationError as fault:
+            except (asyncpg.ClientConfigurationError, *_NOT_LET_IN) as fault:
                 raise Invalid(f"database: {fault}") from None
     except (ValueError, asyncpg.PostgresError) as fault:
         raise Invalid(f"database: {fault}") from None
@@ -137,7 +141,7 @@ async def lent(pool: "asyncpg.Pool[Any]") -> AsyncIterator[Connection]:
     try:
         yield db
     finally:
-        with suppress(*_LOST):
+        with suppress(*LOST):
             await pool.release(db)
 
 
@@ -158,7 +162,7 @@ async def connection(url: str) -> AsyncIterator[Connection]:
         with as_problems("use the database"):
             yield db
     finally:
-        with suppress(*_LOST):
+        with suppress(*LOST):
             await db.close(timeout=CONNECT_S_MAX)
 
 
@@ -189,7 +193,9 @@ async def migrate(db: Connection, *, known: Sequence[Migration] = MIGRATIONS) ->
     if not (await lag(db, known=known)).missing:
         return
     # Of two who make it at the same moment one waits for the other, and then fails.
-    with suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
+    with suppress(
+        asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError
+    ):
         async with db.transaction():
             await db.execute(
                 "CREATE TABLE IF NOT EXISTS schema_version"

@@ -201,7 +201,8 @@ async def first_blocked(db: Connection, rooms: dict[str, int]) -> dict[str, list
             "SELECT r.name, b.tenant, b.lane FROM unnest($1::text[], $2::bigint[]) r (name, room)"
             " CROSS JOIN LATERAL (SELECT tenant, lane,"
             "   row_number() OVER (ORDER BY turn_ms, tenant, lane) AS nth FROM lane"
-            "  WHERE blocked_on = r.name ORDER BY turn_ms, tenant, lane LIMIT $3) b WHERE b.nth <= r.room",
+            "  WHERE blocked_on = r.name ORDER BY turn_ms, tenant, lane LIMIT $3) b"
+            " WHERE b.nth <= r.room",
             list(rooms),
             list(rooms.values()),
             max(rooms.values()),

@@ -22,7 +22,7 @@ from waypost.domain.lanes import key_lane
 from waypost.store.postgres import flow_keys, lanes
 from waypost.store.postgres.database import Connection, insert
 from waypost.store.postgres.shut import Place
-from waypost.store.postgres.writer import Batch
+from waypost.store.postgres.writer import Batch, InTheWay
 from waypost.store.protocol import ChangeOfFlowKey
 
 KEYS_OPENED_MAX = 64
@@ -54,7 +54,10 @@ class Permits:
         waiting: set[Place] = set()
         if births:
             waiting = await self._waited_for(names)
-        for name, (key, in_use) in (await flow_keys.states(self._batch.db, names)).items():
+        states = await flow_keys.states(self._batch.db, names)
+        if births and len(states) < len(names):
+            raise InTheWay  # upkeep removed a key just before it was locked
+        for name, (key, in_use) in states.items():
             self._uses[name] = _Use(key, in_use, key, name in waiting)
 
     async def _waited_for(self, names: set[Place]) -> set[Place]:

@@ -11,6 +11,7 @@ locked in one order by everyone; see `Batch.lock`.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import asyncpg
@@ -18,7 +19,7 @@ import asyncpg
 from waypost.domain.errors import StoreUnavailable
 from waypost.domain.lanes import key_of, queue_of
 from waypost.domain.places import Places, Sign
-from waypost.store.postgres.database import Connection, columns, lent, problem_of
+from waypost.store.postgres.database import LOST, Connection, columns, lent, problem_of
 from waypost.store.postgres.shut import Place, Shut
 from waypost.store.protocol import Claim, give_back_place, take_place
 
@@ -35,7 +36,13 @@ TRIES_MAX = 5
 NOW_MS = "(SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
 """The database's clock, which leases go by, as a table of one row."""
 
+
+class InTheWay(Exception):
+    """Something has changed between two looks at it: the transaction is run again."""
+
+
 _IN_THE_WAY = (
+    InTheWay,
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.LockNotAvailableError,
@@ -293,14 +300,15 @@ class Writer:
                 try:
                     results = await operation(batch, [call.arguments for call in calls])
                 except BaseException:
-                    if not db.is_closed():
+                    with suppress(*LOST):  # then it is rolled back already
                         await transaction.rollback()
                     raise
                 db.add_log_listener(listener)
                 began_s = loop.time()
                 await transaction.commit()
                 self.on_sync(loop.time() - began_s)
-                db.remove_log_listener(listener)
+                with suppress(*LOST):
+                    db.remove_log_listener(listener)
                 if unsure:
                     raise StoreUnavailable(f"the commit may be lost: {unsure[0]}")
         except BaseException:
