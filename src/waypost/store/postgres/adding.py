@@ -141,11 +141,14 @@ class Adding:
 
     async def write(self) -> None:
         """Write what was accepted."""
-        await insert(self.db, "message", self.messages)
-        await insert(self.db, "body", self.bodies)
-        await insert(self.db, "delivery", self.deliveries)
-        await insert(self.db, "hold", self.holds)
-        await insert(self.db, "event", self.events)
+        await insert(
+            self.db,
+            message=self.messages,
+            body=self.bodies,
+            delivery=self.deliveries,
+            hold=self.holds,
+            event=self.events,
+        )
         limited = {*self.limited, *await self.permits.write()}
         await lanes.join(self.batch, self.waiting, limited, now_ms=self.now_ms)
 

@@ -296,18 +296,14 @@ class _Claiming:
                 self.batch.node,
             )
             assert status == f"UPDATE {len(numbers)}", "a lane was not ours alone"
-        await insert(db, "hold", self.holds)
-        await insert(
-            db,
-            "event",
-            [
-                (
-                    *(claim.message.tenant, at_ms, self.batch.numbers.next()),
-                    *(claim.message.id, Logged.ACTIVE, None),
-                )
-                for claim, at_ms in zip(self.claims, self.active_ms, strict=True)
-            ],
-        )
+        events = [
+            (
+                *(claim.message.tenant, at_ms, self.batch.numbers.next()),
+                *(claim.message.id, Logged.ACTIVE, None),
+            )
+            for claim, at_ms in zip(self.claims, self.active_ms, strict=True)
+        ]
+        await insert(db, hold=self.holds, event=events)
         changed = await self.permits.write()
         served = [
             place for place, line in self.visited.items() if line.taken or line.blocked_on != NODE

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
+from itertools import count
 from typing import Any
 
 import asyncpg
@@ -211,18 +213,24 @@ async def migrate(db: Connection, *, known: Sequence[Migration] = MIGRATIONS) ->
             )
 
 
-async def insert(db: Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows with one statement, however many they are."""
-    if rows:
-        await db.execute(_INSERTS[table], *zip(*rows, strict=True))
+async def insert(db: Connection, **tables: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows into tables with one statement, however many they are."""
+    rows_of = {table: rows for table, rows in tables.items() if rows}
+    if rows_of:
+        values = [column for rows in rows_of.values() for column in zip(*rows, strict=True)]
+        await db.execute(_insert_sql(tuple(rows_of)), *values)
 
 
-def _insert_sql(table: str) -> str:
-    arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(COLUMNS[table], 1))
-    return f"INSERT INTO {table} SELECT * FROM unnest({arrays})"
-
-
-_INSERTS = {table: _insert_sql(table) for table in COLUMNS}
+@cache
+def _insert_sql(tables: tuple[str, ...]) -> str:
+    number = count(1)
+    inserts = []
+    for table in tables:
+        arrays = ", ".join(f"${next(number)}::{kind}[]" for kind in COLUMNS[table])
+        inserts.append(f"INSERT INTO {table} SELECT * FROM unnest({arrays})")
+    *others, last = inserts
+    named = ", ".join(f"i{n} AS ({sql})" for n, sql in enumerate(others))
+    return f"WITH {named} {last}" if named else last
 
 
 def columns(places: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:

@@ -110,7 +110,7 @@ class Permits:
     async def write(self) -> list[Place]:
         """Write what was taken and asked; the lanes of keys that have other limits now."""
         db = self._batch.db
-        await insert(db, "hold", self._holds)
+        await insert(db, hold=self._holds)
         changed = {name: use for name, use in self._uses.items() if use.key != use.before}
         await flow_keys.save(db, [(tenant, use.key) for (tenant, _), use in changed.items()])
         limits = [name for name, use in changed.items() if not use.key.limited_as(use.before)]

@@ -181,8 +181,7 @@ class Ending:
                 "  n (number, due_ms, retried, interrupted) WHERE d.number = n.number",
                 *zip(*self.retries, strict=True),
             )
-        await insert(db, "event", self.events)
-        await insert(db, "dead_letter", self.dead_letters)
+        await insert(db, event=self.events, dead_letter=self.dead_letters)
         await permits.give_back(db, self.permits)
         if self.adding is not None:
             for draft, call in self.callbacks:
