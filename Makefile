@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RESULTS := build/results.json
+WORKERS ?= 2
 READY := .venv/.ready
 
 .PHONY: setup dev test prove check bench docs
@@ -17,11 +18,11 @@ dev: setup
 	$(BIN)/waypost dev
 
 test: setup
-	$(BIN)/python -m pytest -m 'not prove' --results $(RESULTS); tests=$$?; \
+	$(BIN)/python -m pytest -m 'not prove' -n $(WORKERS) --dist loadfile --results $(RESULTS); tests=$$?; \
 	$(BIN)/python -m docs.compatibility --results $(RESULTS) --check && exit $$tests
 
 prove: setup
-	$(BIN)/python -m pytest -m prove
+	$(BIN)/python -m pytest -m prove --every-server
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 WORKS, RED = Outcome(Result.WORKS), Outcome(Result.RED)
 SKIPPED = Outcome(Result.NOT_RUN, "needs 3/4 of a disk")
 
+ALONE_OR_TOGETHER = [[], ["-p", "xdist.plugin", "-n", "2"]]
+
 PLANTED = """
 import pytest
 
@@ -65,8 +67,9 @@ def run(place: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-def test_a_run_tells_the_worst_outcome_of_each_test(tmp_path: Path) -> None:
-    run(tmp_path, PLANTED, "--deselect", "test_it.py::test_left_out")
+@pytest.mark.parametrize("how", ALONE_OR_TOGETHER)
+def test_a_run_tells_the_worst_outcome_of_each_test(tmp_path: Path, how: list[str]) -> None:
+    run(tmp_path, PLANTED, "--deselect", "test_it.py::test_left_out", *how)
 
     told = json.loads((tmp_path / "build" / "results.json").read_text())
     by_name = {name.removeprefix("test_it.py::test_"): one for name, one in told.items()}
@@ -83,13 +86,14 @@ def test_a_run_tells_the_worst_outcome_of_each_test(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("how", ALONE_OR_TOGETHER)
 def test_a_run_that_does_not_come_to_its_end_leaves_no_results_not_even_older_ones(
-    tmp_path: Path,
+    tmp_path: Path, how: list[str]
 ) -> None:
     (tmp_path / "build").mkdir()
     (tmp_path / "build" / "results.json").write_text("{}")
 
-    assert run(tmp_path, "import nothing_of_that_name").returncode == 2
+    assert run(tmp_path, "import nothing_of_that_name", *how).returncode
 
     assert not (tmp_path / "build" / "results.json").exists()
 

@@ -6,9 +6,11 @@ production uses.
 
 import asyncio
 import gc
+import math
 import random
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -29,6 +31,7 @@ from waypost.domain.options import Limits
 from waypost.domain.places import Places
 from waypost.domain.retry import Backoff
 from waypost.domain.schedules import Rule
+from waypost.engines import engine_of
 from waypost.loops.dispatcher import Dispatcher
 from waypost.loops.scheduler import Scheduler
 from waypost.loops.supervisor import Supervisor
@@ -46,10 +49,12 @@ from waypost.services.rates import Rates
 from waypost.services.schedules import Schedules
 from waypost.services.url_groups import UrlGroups
 from waypost.settings import Settings, SettingsError
-from waypost.store.protocol import People, Reader, Retention
-from waypost.store.sqlite import upkeep
-from waypost.store.sqlite.people import PeopleFile
-from waypost.store.sqlite.store import MEMORY, SqliteStore
+from waypost.store import copying
+from waypost.store.copying import Copied, Watch
+from waypost.store.migrations import Lag
+from waypost.store.postgres.copying import open_target
+from waypost.store.protocol import BYTES_MAX, Node, People, Reader, Retention, Store
+from waypost.store.sqlite.copying import open_source
 from waypost.telemetry import Readings, Telemetry
 from waypost.wire.egress import Egress
 from waypost.wire.policy import PolicyFault, read_rules
@@ -59,9 +64,14 @@ from waypost.wire.sender import HttpSender
 
 log = structlog.stdlib.get_logger()
 
+SWITCH_INTERVAL_S = 0.000_5
+"""How long a thread that reads may keep the event loop from going on, each time that it wants to
+(docs/decisions/0015-bulk-calls-go-in-small-steps.md)."""
+
 
 class Announcement(Struct, frozen=True, kw_only=True):
-    """What there is to say once requests are served.  `due_count` were kept from before."""
+    """What there is to say once requests are served.  `database` is without a password;
+    `due_count` were kept from before."""
 
     address: str
     database: str
@@ -73,7 +83,7 @@ class Server(Struct, frozen=True, kw_only=True):
     """A running server.  Leaving `running` stops it."""
 
     port: int
-    store: SqliteStore
+    store: Store
     supervisor: Supervisor
     announcement: Announcement
 
@@ -101,16 +111,13 @@ async def running(
     settings: Settings, *, dev: bool, clock: Clock | None = None, sender: Sender | None = None
 ) -> AsyncIterator[Server]:
     """Everything, wired; closed in the reverse order it was opened."""
-    clock = clock or SystemClock()
     telemetry = Telemetry()
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_listener(settings.listen_host, settings.listen_port))
         host, port = listener.getsockname()[:2]
         egress = egress_of(settings, dev=dev, own=(host, port))
-        store = SqliteStore(
-            _path(settings), free_bytes_min=settings.free_bytes_min, now_ms=clock.now_ms()
-        )
-        stack.push_async_callback(store.close)
+        opened = await stack.enter_async_context(engine_of(settings).store(clock))
+        store, clock = opened.store, opened.clock
         store.writer.on_batch = telemetry.store_batch_calls.observe
         store.writer.on_sync = telemetry.store_sync_seconds.observe
 
@@ -258,7 +265,7 @@ async def running(
                 store,
                 clock,
                 oldest_due_ms_max=settings.ready_age_ms_max,
-                vitals=[loop.vital for loop in loops],
+                vitals=[store.vital, *(loop.vital for loop in loops)],
             ),
             metrics=lambda: _metrics(store, places, clock, telemetry),
             answered=telemetry.answered,
@@ -296,10 +303,10 @@ async def running(
         announcement = Announcement(
             address=_address(host, port),
             log_address=log_address,
-            database=settings.database,
+            database=settings.database_shown,
             due_count=pulse.due,
         )
-        log.info("server_started", address=announcement.address, database=settings.database)
+        log.info("server_started", address=announcement.address, database=announcement.database)
         yield Server(port=port, store=store, supervisor=supervisor, announcement=announcement)
 
 
@@ -323,6 +330,7 @@ async def serve(settings: Settings, *, dev: bool, announce: Callable[[Announceme
             loop.add_signal_handler(number, stop)
         announce(server.announcement)
         _calm_the_collector()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         await supervisor.ended.wait()
     return 0 if supervisor.failed is None else 1
 
@@ -341,16 +349,38 @@ def _calm_the_collector() -> None:
 @asynccontextmanager
 async def open_people(settings: Settings) -> AsyncIterator[People]:
     """Tenants and tokens, through short transactions beside a server that may be running."""
-    people = PeopleFile(_path(settings))
-    try:
+    async with engine_of(settings).people() as people:
         yield people
-    finally:
-        people.close()
 
 
 async def backup(settings: Settings, path: str) -> None:
     """Write a whole, consistent copy to `path`.  Raises Invalid where it exists."""
-    upkeep.backup(_path(settings), path)
+    await engine_of(settings).backup(path)
+
+
+async def lag(settings: Settings) -> Lag:
+    """How far the database's schema is behind this program.  Nothing is changed."""
+    return await engine_of(settings).lag()
+
+
+async def migrate(settings: Settings) -> None:
+    """Bring the database's schema up to date."""
+    await engine_of(settings).migrate()
+
+
+async def nodes(settings: Settings) -> list[Node]:
+    """Who shares the database.  Raises Invalid where nobody can."""
+    return await engine_of(settings).nodes()
+
+
+async def copy(source: str, target: str, *, watch: Watch) -> list[Copied]:
+    """Copy the store in a file into an empty PostgreSQL database, which is as it was until all of
+    it is there.  Raises Invalid, Differs, and what opening either raises."""
+    async with (
+        open_source(source, now_ms=SystemClock().now_ms()) as opened,
+        open_target(target, number_max=opened.number_max) as empty,
+    ):
+        return await copying.copy(opened, empty, watch=watch)
 
 
 def _log_listener(settings: Settings, host: str, port: int) -> socket.socket | None:
@@ -377,11 +407,6 @@ def _listener(host: str, port: int) -> socket.socket:
     )
 
 
-def _path(settings: Settings) -> str:
-    path = settings.database_path
-    return MEMORY if path is None else str(path)
-
-
 def _address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -400,7 +425,7 @@ async def _metrics(reader: Reader, places: Places, clock: Clock, telemetry: Tele
             dead_letters=pulse.dead_letters,
             oldest_due_seconds=(now_ms - oldest_ms) / 1000,
             store_bytes=pulse.store_bytes,
-            free_bytes=pulse.free_bytes,
+            free_bytes=math.inf if pulse.free_bytes == BYTES_MAX else pulse.free_bytes,
             attempts_in_flight=places.in_flight,
             refusing=int(pulse.refusing is not None),
         )

@@ -29,6 +29,7 @@ from waypost.domain.errors import Invalid
 from waypost.wire.proxy import Proxy
 
 PREFIX = "WAYPOST_"
+POSTGRES_SCHEMES = ("postgresql", "postgres")
 CONFIG_VARIABLE = "WAYPOST_CONFIG"
 """Names the file, and so cannot be in it."""
 
@@ -172,21 +173,40 @@ def _read_nameserver(text: str) -> str:
     return _read_address(text)
 
 
+_PASSWORD = re.compile(r"(?<=password=)[^&]*", re.IGNORECASE)
+
+_POSTGRES = re.compile(r"postgres(?:ql)?://(?:[^@/?#\s]*@)?[^@/?#\s]*/[^/?#\s]+(?:\?[^#\s]*)?")
+
+
 def _quoted(text: str) -> str:
     """A value as it may be quoted: what stands before an `@` may be a password."""
-    scheme, separator, rest = text.partition("://")
-    return f"{scheme}://…@{rest.rpartition('@')[2]}" if separator and "@" in rest else text
+    before, at, rest = text.rpartition("@")
+    scheme, separator, _ = before.partition("://")
+    shown = f"{scheme}://…@{rest}" if separator else f"…@{rest}" if at else text
+    return _PASSWORD.sub("…", shown)
 
 
 def _read_database(text: str) -> str:
-    scheme = text.partition("://")[0]
-    if not text.startswith("sqlite:///") or text == "sqlite:///":
+    scheme, separator, _ = text.partition("://")
+    if scheme in POSTGRES_SCHEMES:
+        if not _POSTGRES.fullmatch(text):
+            raise ValueError(
+                "is not of the form postgresql://user:password@host:port/database (percent-encode "
+                "what is special in a name or password)"
+            )
+    elif scheme != "sqlite" and separator:
         raise ValueError(
-            f"is a {scheme} database; this version keeps its store in sqlite:///path"
-            if "://" in text and scheme != "sqlite"
-            else "is not of the form sqlite:///path (four slashes for an absolute path)"
+            f"is a {scheme} database; there are sqlite:///path and postgresql://host/database"
         )
+    elif not text.startswith("sqlite:///") or text == "sqlite:///":
+        raise ValueError("is not of the form sqlite:///path (four slashes for an absolute path)")
     return text
+
+
+def _show_database(text: str) -> str:
+    """A database without its password: who reads it again must have that from elsewhere."""
+    shown = re.sub(r"^(postgres(?:ql)?://[^:@/?#]*):[^@/?#]*@", r"\1@", text)
+    return _PASSWORD.sub("…", shown)
 
 
 def _read_file(text: str) -> str:
@@ -216,6 +236,12 @@ def _read_base_url(text: str) -> str:
     return url
 
 
+def _read_node_name(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,100}", text):
+        raise ValueError("may hold up to 100 printable ASCII characters, and no spaces")
+    return text
+
+
 def _read_key(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):
         raise ValueError("may hold printable ASCII characters only, and no spaces")
@@ -227,7 +253,8 @@ RATIO = Kind("number", _read_ratio)
 DURATION = Kind("duration", _read_duration, _show_in(DURATION_UNITS))
 SIZE = Kind("size", _read_size, _show_in(SIZE_UNITS))
 ADDRESS = Kind("address", _read_address)
-DATABASE = Kind("URL", _read_database)
+DATABASE = Kind("URL", _read_database, _show_database)
+NODE_NAME = Kind("name", _read_node_name)
 FILE = Kind("path", _read_file)
 PROXY = Kind("URL", _read_proxy)
 REGION = Kind("name", _read_region)
@@ -250,8 +277,59 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Is(
             kind=DATABASE,
-            help="Where everything is kept: `sqlite:///relative.db`, `sqlite:////absolute.db`, or "
-            "`sqlite:///:memory:`, which keeps nothing. `serve` has no default.",
+            help="Where everything is kept: `sqlite:///relative.db`, `sqlite:////absolute.db`, "
+            "`sqlite:///:memory:`, which keeps nothing, or "
+            "`postgresql://user:password@host:port/database`, with libpq's parameters: `sslmode`, "
+            "`sslrootcert`, `sslcert`, `sslkey`, `passfile`, `target_session_attrs` and kin. "
+            "`serve` has no default.",
+        ),
+    ] = ""
+    database_connections_max: Annotated[
+        int,
+        Is(
+            kind=COUNT,
+            minimum=2,
+            maximum=1_000,
+            help="PostgreSQL only: connections of this node to the database.",
+        ),
+    ] = 10
+    database_statement_ms_max: Annotated[
+        int,
+        Is(
+            kind=DURATION,
+            minimum=SECOND_MS,
+            maximum=HOUR_MS,
+            help="PostgreSQL only: how long a statement may take before the database counts as "
+            "away.",
+        ),
+    ] = 30 * SECOND_MS
+    database_statements_cached: Annotated[
+        int,
+        Is(
+            kind=COUNT,
+            minimum=0,
+            maximum=10_000,
+            help="PostgreSQL only: prepared statements that a connection keeps; 0 behind a pooler "
+            "that knows none, such as pgbouncer in transaction mode without "
+            "`max_prepared_statements`.",
+        ),
+    ] = 256
+    lease_ms: Annotated[
+        int,
+        Is(
+            kind=DURATION,
+            minimum=SECOND_MS,
+            maximum=HOUR_MS,
+            help="PostgreSQL only: how long a node lives of which nothing is heard. Then others "
+            "take over what it had under way.",
+        ),
+    ] = 10 * SECOND_MS
+    node_name: Annotated[
+        str,
+        Is(
+            kind=NODE_NAME,
+            help="PostgreSQL only: what `waypost nodes` calls this node. The host's name where it "
+            "is empty.",
         ),
     ] = ""
     listen_host: Annotated[str, Is(kind=ADDRESS, help="The address to listen on.")] = "127.0.0.1"
@@ -463,7 +541,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         Is(
             kind=SIZE,
             minimum=0,
-            help="With less free space than this, publishes get 507 and deliveries go on.",
+            help="With less free space than this, publishes get 507 and deliveries go on. SQLite "
+            "only: the disk of a PostgreSQL server is not ours to see.",
         ),
     ] = 128 * MB
     in_flight_max: Annotated[
@@ -553,9 +632,20 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def database_path(self) -> Path | None:
-        """The database's file; None where it is in memory."""
+        """The database's file; None where it has none of its own."""
         assert self.database
-        return None if self.database == MEMORY else Path(self.database.removeprefix("sqlite:///"))
+        if self.database == MEMORY or self.database_is_postgres:
+            return None
+        return Path(self.database.removeprefix("sqlite:///"))
+
+    @property
+    def database_is_postgres(self) -> bool:
+        return self.database.partition("://")[0] in POSTGRES_SCHEMES
+
+    @property
+    def database_shown(self) -> str:
+        """The database's URL without a password."""
+        return _show_database(self.database)
 
     def redacted(self) -> dict[str, str]:
         """Every setting as text, with nothing that must stay secret."""

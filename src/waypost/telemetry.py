@@ -106,7 +106,9 @@ class Readings(Struct, frozen=True, kw_only=True):
         float, Gauge("How long the oldest message that may be claimed has been due; 0: none is")
     ]
     store_bytes: Annotated[int, Gauge("Size of the store on disk")]
-    free_bytes: Annotated[int, Gauge("Free space where the store is")]
+    free_bytes: Annotated[
+        float, Gauge("Free space where the store is; infinite where that cannot be seen")
+    ]
     attempts_in_flight: Annotated[int, Gauge("Places taken on this node")]
     refusing: Annotated[int, Gauge("1 while publishes are refused for want of space")]
 
@@ -133,7 +135,9 @@ class Telemetry:
         int, Counter("Requests sent a second time, their pooled connection being closed (D15)")
     ] = 0
     settles_stale: Annotated[int, Counter("Settles that came after the claim was lost")] = 0
-    claims_released: Annotated[int, Counter("Claims given back undelivered, at shutdown")] = 0
+    claims_released: Annotated[
+        int, Counter("Claims given back undelivered, at shutdown or for the lease was over")
+    ] = 0
     store_batch_calls: Annotated[
         Histogram, Distribution("Calls that shared one transaction", BATCH_CALLS)
     ]
@@ -290,7 +294,15 @@ EVENTS: dict[str, str] = {
     "and looked at again in an hour; it can be overwritten or deleted",
     "settle_stale": "An attempt ended after its claim was lost; nothing was changed",
     "store_away": "The store could not take back what was in flight at the end; says why",
-    "loop_fault": "A step of a loop failed; it rests and is tried again",
+    "database_away": "The lease could not be renewed; it is tried again; says why, once",
+    "database_back": "The lease is renewed again",
+    "node_was_taken_over": "This node was away for so long that others have all of its work; it "
+    "begins anew",
+    "node_taken_over": "What a node that is dead or has left had under way waits again",
+    "claims_found": "Claims of this node that it did not know of, for a commit's answer was lost, "
+    "were given back; says how many",
+    "loop_fault": "A step of a loop failed; it rests and is tried again; says why, once",
+    "loop_goes_on": "A loop that had failed goes on",
     "loop_waits": "A loop waits for free space, and tries again each second; said once",
     "request_fault": "A request failed for a fault of ours; its answer names the same fault",
 }

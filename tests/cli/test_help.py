@@ -13,7 +13,17 @@ def test_the_version_is_the_packages(tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("dev",), ("serve",), ("tenant",), ("token",), ("backup",), ("copy",)],
+    [
+        (),
+        ("dev",),
+        ("serve",),
+        ("tenant",),
+        ("token",),
+        ("nodes",),
+        ("migrate",),
+        ("backup",),
+        ("copy",),
+    ],
     ids=lambda words: " ".join(words) or "waypost",
 )
 def test_help_has_examples(words: tuple[str, ...], tmp_path):

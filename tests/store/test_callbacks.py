@@ -3,6 +3,7 @@
 import asyncio
 
 import msgspec
+import pytest
 
 from tests.store.bench import Bench, id_of, ids, queued
 from tests.store.conftest import Open
@@ -18,6 +19,7 @@ from tests.support.factory import (
 from waypost.domain.attempt import Delivered, GiveUp, TryAgain
 from waypost.domain.callbacks import Report
 from waypost.domain.errors import StaleClaim
+from waypost.domain.flow import Flow
 from waypost.store.protocol import Claim, Draft, Retention
 
 
@@ -58,6 +60,25 @@ async def test_a_stale_settle_calls_nobody_back(bench: Bench) -> None:
 
     assert isinstance(answer, StaleClaim)
     assert await bench.store.message("acme", id_of(callback)) is None
+
+
+async def test_a_callback_that_is_not_accepted_makes_neither_its_queue_nor_its_key(
+    bench: Bench,
+) -> None:
+    """Not where an attempt failed that is made again, nor where its claim was lost."""
+    claim = await first_claim(bench, a_draft())
+    of_failure = a_callback(
+        claim.message,
+        queue="of failures",
+        flow=Flow("of failures", parallelism=1),
+        report=Report(status=500, failure=True),
+    )
+    await bench.end(claim, TryAgain(T0 + 1), callbacks=[of_failure])
+    with pytest.raises(StaleClaim):
+        await bench.end(claim, GiveUp("why"), callbacks=[of_failure])
+
+    assert await bench.store.queues("acme") == []
+    assert await bench.store.flow_keys("acme", now_ms=T0) == []
 
 
 async def test_the_body_of_a_callback_is_the_same_wherever_it_is_seen(bench: Bench) -> None:

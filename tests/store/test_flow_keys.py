@@ -26,6 +26,8 @@ from waypost.domain.message import Logged
 from waypost.domain.places import SUSPECT_AFTER
 from waypost.store.protocol import Draft, FlowKeyState, Retention
 
+pytestmark = pytest.mark.every_server
+
 KEEP = Retention(log_ms=DAY, dead_letter_ms=DAY)
 
 

@@ -704,8 +704,8 @@ class Machine(RuleBasedStateMachine):
 
     async def _come_to_an_end(self) -> None:
         """Let everything go on, and wait until everything has gone."""
-        model = self.model
         await self._hear()
+        model = self.model
         for (tenant, name), queue in model.queues.items():
             await self.store.pause_queue(tenant, name, paused=False, now_ms=model.now_ms)
             queue.paused = False

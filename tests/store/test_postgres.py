@@ -139,10 +139,11 @@ async def test_a_message_names_a_key_that_upkeep_removes_just_then(
     make = flow_keys.make
     removed: list[None] = []
 
-    async def make_and_lose(db: Connection, names: Iterable[Place], *, now_ms: int) -> None:
-        await make(db, names, now_ms=now_ms)
+    async def make_and_lose(db: Connection, names: Iterable[Place], *, now_ms: int) -> set[Place]:
+        made = await make(db, names, now_ms=now_ms)
         if not removed:
             removed.append(await flow_keys.remove(db, "acme", "k"))
+        return made
 
     monkeypatch.setattr(flow_keys, "make", make_and_lose)
     await Bench(store).add(a_draft(flow=Flow("k", parallelism=3)))
@@ -307,7 +308,7 @@ async def test_it_works_with_no_statement_prepared_by_name(url: str, join: Conne
 async def _all_go_through(stores: Sequence[PostgresStore]) -> None:
     """Everything a node does, at one moment and on each of them, until all is delivered."""
     benches = [Bench(store) for store in stores]
-    drafts = [[a_draft(flow=Flow("k", parallelism=2)) for _ in range(20)] for _ in benches]
+    drafts = [[a_draft(flow=Flow("k", parallelism=2)) for _ in range(5)] for _ in benches]
     await asyncio.gather(
         *[
             bench.add_waiting(*queued(count=2), draft)
@@ -327,7 +328,7 @@ async def _all_go_through(stores: Sequence[PostgresStore]) -> None:
         return delivered
 
     async with asyncio.timeout(PATIENCE_S):
-        assert sum(await asyncio.gather(*map(deliver_all, benches))) == 3 * 40
+        assert sum(await asyncio.gather(*map(deliver_all, benches))) == 3 * 10
 
 
 # What a claim costs: what it looks at, counted by PostgreSQL itself.
@@ -383,30 +384,31 @@ async def _fill(store: PostgresStore, *, others: int) -> None:
 
 
 async def test_the_cost_of_a_claim_does_not_grow_with_what_waits_or_is_blocked(
-    databases: Callable[[str], Databases], join: Connect
+    databases: Callable[[str], Databases]
 ) -> None:
     costs = {}
     for others in (500, 10_000):
         with databases(SHIPPED).lending() as lend:
             url = await lend()
-            store = await join(url, connections_max=2)
+            store = await open_postgres(url, now_ms=T0, connections_max=2)
             await _fill(store, others=others)
             await Bench(store).claim(1)
             await _analyze(url)
             costs[others] = await _cost_of_a_claim(store, Bench(store))
+            await store.close()
 
     assert costs[10_000].blocks <= costs[500].blocks * 1.5, costs
     assert not {"delivery", "message"} & set(costs[10_000].scanned), costs
 
 
 async def test_the_cost_of_a_claim_does_not_grow_with_hosts_that_have_no_place(
-    databases: Callable[[str], Databases], join: Connect
+    databases: Callable[[str], Databases]
 ) -> None:
     costs = {}
     for hosts in (10, 1_000):
         with databases(SHIPPED).lending() as lend:
             url = await lend()
-            store = await join(url, connections_max=2)
+            store = await open_postgres(url, now_ms=T0, connections_max=2)
             bench = Bench(store, some_places(host_count_max=1, count_max=100_000))
             for start in range(0, hosts, 100):
                 await bench.add_waiting(
@@ -421,6 +423,7 @@ async def test_the_cost_of_a_claim_does_not_grow_with_hosts_that_have_no_place(
             await bench.add_waiting(*[a_draft(url=f"https://good{n}.example/") for n in range(40)])
             await _analyze(url)
             costs[hosts] = await _cost_of_a_claim(store, bench)
+            await store.close()
 
     assert costs[1_000].blocks <= costs[10].blocks * 1.5, costs
 

@@ -138,7 +138,8 @@ _OUTCOMES = (
 )
 _DEAD_LETTERS = "SELECT message_id, failed_ms, number FROM dead_letter"
 _MESSAGES = (
-    "SELECT m.number, m.id, m.source, m.facts, CASE WHEN m.source IS NULL THEN NULL ELSE b.bytes END"
+    "SELECT m.number, m.id, m.source, m.facts,"
+    " CASE WHEN m.source IS NULL THEN NULL ELSE b.bytes END"
     " FROM message m LEFT JOIN body b ON b.number = m.number"
 )
 _IDLE_HOLDS = (

@@ -71,10 +71,10 @@ class Server:
     ) -> None:
         self.directory = directory
         self.settings = dict(settings)
-        self._programs = programs
+        self.programs = programs
         self._data = directory / "data"
         self._keeper: subprocess.Popen[bytes] | None = None
-        words = ["-D", self._data, "-U", USER, "--no-sync"]
+        words: list[str | Path] = ["-D", self._data, "-U", USER, "--no-sync"]
         if of is None:
             words = [programs / "initdb", *words, "-A", "trust", "-E", "UTF8", "--locale=C"]
         else:
@@ -100,7 +100,7 @@ class Server:
         words = ["-D", self._data, *(f"--{name}={value}" for name, value in settings.items())]
         with self._log.open("ab") as log:
             self._keeper = subprocess.Popen(
-                ["/bin/sh", "-c", _KEEPER, "sh", self._programs / "postgres", *words],
+                ["/bin/sh", "-c", _KEEPER, "sh", self.programs / "postgres", *words],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -150,6 +150,17 @@ def running(
     assert programs is not None, f"there is no {which}"
     directory = own_directory(within)
     server = Server(programs, directory, settings)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.leave()
+
+
+@contextmanager
+def standing_by(primary: Server) -> Iterator[Server]:
+    """A standby of a server, which follows it."""
+    server = Server(primary.programs, own_directory(), primary.settings, of=primary)
     try:
         server.start()
         yield server

@@ -10,9 +10,11 @@ not come to its end leaves no file, nor that of an earlier run.
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+LEFT_OUT = "left_out"
 WORSE = ("passed", "skipped", "failed")
 
 
@@ -22,19 +24,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     path: Path | None = config.getoption("--results")
-    if path is not None:
+    if path is None:
+        return
+    if hasattr(config, "workeroutput"):  # of pytest-xdist: another process writes the file
+        config.pluginmanager.register(OfWorker(config.workeroutput))
+    else:
         path.unlink(missing_ok=True)
         config.pluginmanager.register(Results(path))
+
+
+class OfWorker:
+    """Tells the process that writes the file which tests are not run."""
+
+    def __init__(self, output: dict[str, Any]) -> None:
+        self._left_out: list[str] = output.setdefault(LEFT_OUT, [])
+
+    def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
+        self._left_out += [item.nodeid for item in items]
 
 
 class Results:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._found: dict[str, tuple[str, str]] = {}
+        self._unread = False
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._unread = self._unread or report.failed
 
     def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
         for item in items:
-            self._add(item.nodeid, "skipped", "it was left out of the run")
+            self._leave_out(item.nodeid)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        for left_out in getattr(node, "workeroutput", {}).get(LEFT_OUT, ()):
+            self._leave_out(left_out)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped and hasattr(report, "wasxfail"):
@@ -46,13 +71,17 @@ class Results:
             self._add(report.nodeid, report.outcome, "")
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        done = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        if done and not self._unread:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             told = {
                 name: {"outcome": outcome, "why": why}
                 for name, (outcome, why) in sorted(self._found.items())
             }
             self._path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+    def _leave_out(self, node: str) -> None:
+        self._add(node, "skipped", "it was left out of the run")
 
     def _add(self, node: str, outcome: str, why: str) -> None:
         name = node.removeprefix("tests/").partition("[")[0]

@@ -94,6 +94,11 @@ class HealthJson(Struct):
     status: str
 
 
+class UnreadyJson(Struct):
+    error: str
+    reasons: list[str]
+
+
 Type = Any
 """A struct, or what is made of structs: the schema is msgspec's."""
 
@@ -439,7 +444,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ),
     ("GET", "/readyz"): Operation(
         summary="says whether it should be sent requests, and why not",
-        answers={200: HealthJson},
+        answers={200: HealthJson, 503: UnreadyJson},
     ),
     ("GET", "/metrics"): Operation(
         summary="shows the metrics", answers={200: str}, content="text/plain"
@@ -614,7 +619,7 @@ def _described(
             },
             **{
                 str(status): {"$ref": f"#/components/responses/Error{status}"}
-                for status in sorted(errors)
+                for status in sorted(errors.difference(operation.answers))
             },
         },
         "security": [{"bearer": []}, {"qstash_token": []}] if guarded else [],

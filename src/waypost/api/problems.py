@@ -62,6 +62,10 @@ STATUS: Final = {
 BURST: Final = b"burst-"
 """Before the names of fields that tell of a second, and not of a day (contract section 0.5)."""
 
+TEXT: Final = {"store_unavailable": "the store cannot answer now, try again"}
+"""What callers are told in place of what operators are: where the store is, and who we are there,
+is none of their business."""
+
 RETRY_AFTER_S: Final = {"too_many_failures": 60, "busy": 1, "store_unavailable": 1}
 
 
@@ -73,7 +77,8 @@ def answer(problem: Problem, *, header: Sequence[tuple[bytes, bytes]] = ()) -> A
     wait_s = RETRY_AFTER_S.get(problem.code)
     if wait_s is not None:
         header = [*header, (b"retry-after", b"%d" % wait_s)]
-    return json_answer({"error": str(problem)}, status=STATUS[problem.code], header=header)
+    text = TEXT.get(problem.code) or str(problem)
+    return json_answer({"error": text}, status=STATUS[problem.code], header=header)
 
 
 def rate_fields(

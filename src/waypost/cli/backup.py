@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from waypost import assembly
-from waypost.cli.database import existing_file_of
+from waypost.cli.database import see
 from waypost.cli.flags import Given, with_settings
 
 
@@ -17,9 +17,12 @@ def backup(
     file: Annotated[str, Parameter(help="Where to write it; the file must not exist.")],
     /,
 ) -> int:
-    """Write a whole, consistent copy of the database, also while a server runs."""
+    """Write a whole, consistent copy of a SQLite database, also while a server runs.
+
+    PostgreSQL has tools of its own: pg_dump, pg_basebackup.
+    """
     settings = given.settings()
-    existing_file_of(settings)
+    see(settings)
     asyncio.run(assembly.backup(settings, file))
     sys.stdout.write(f"Wrote {file}.\n")
     return 0

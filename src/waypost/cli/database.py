@@ -1,32 +1,35 @@
-"""The home of the database's file, as the command line sees it: that it is named, there,
-and its owner's alone.  What is in it is the store's."""
+"""The home of the database, as the command line sees it: that it is named, and where it is a
+file, that it is there and its owner's alone.  What is in it is the store's."""
 
 import fcntl
 import os
 from pathlib import Path
 
-from waypost.settings import Settings, SettingsError
+from waypost.settings import MEMORY, Settings, SettingsError
 
 
-def file_of(settings: Settings) -> Path:
-    """The file that `settings` name.  Raises SettingsError where they name none."""
+def see(settings: Settings, *, made: bool = False) -> None:
+    """See that a database is named that can be opened; a file that is missing is `made`.
+
+    A PostgreSQL database is made by whoever runs that.  Raises SettingsError, and
+    FileNotFoundError.
+    """
     if not settings.database:
         raise SettingsError(
-            "no database is named: give --database sqlite:///path or set WAYPOST_DATABASE"
+            "no database is named: give --database sqlite:///path or postgresql://host/name, or "
+            "set WAYPOST_DATABASE"
         )
-    path = settings.database_path
-    if path is None:
+    if settings.database == MEMORY:
         raise SettingsError(
             "a database in memory ends with its process; only `waypost dev` has one"
         )
-    return path
-
-
-def existing_file_of(settings: Settings) -> Path:
-    """The same, for commands that must not make one.  Raises FileNotFoundError."""
-    path = file_of(settings)
-    path.stat()
-    return path
+    path = settings.database_path
+    if path is None:
+        return
+    if made:
+        make_private(path)
+    else:
+        path.stat()
 
 
 def make_private(path: Path) -> None:

@@ -15,15 +15,13 @@ from rich.text import Text
 
 from waypost import assembly
 from waypost.cli.flags import Given, with_settings
+from waypost.cli.tables import WIDTH_PIPED
 from waypost.domain.addresses import literal_address, plain_host
 from waypost.domain.destination import checked_url, origin_of
 from waypost.settings import Settings
 from waypost.wire.egress import Verdict
 from waypost.wire.names import NameFault, Names
 from waypost.wire.proxy import Proxy
-
-WIDTH_PIPED = 200
-"""Columns where nobody looks: wide enough that no line is broken."""
 
 egress = App(
     name="egress",

@@ -12,7 +12,10 @@ from cyclopts import App, CycloptsError
 from waypost import __version__
 from waypost.cli import people
 from waypost.cli.backup import backup
+from waypost.cli.copying import copy
 from waypost.cli.egress import egress
+from waypost.cli.migrate import migrate
+from waypost.cli.nodes import nodes
 from waypost.cli.serve import dev, serve
 from waypost.domain.errors import Problem
 from waypost.settings import SettingsError
@@ -25,7 +28,11 @@ Examples:
     waypost tenant create acme --database sqlite:///waypost.db
     waypost token create acme --read-only --database sqlite:///waypost.db
     waypost serve --database sqlite:///waypost.db --listen-host 0.0.0.0
+    waypost serve --database postgresql://waypost@db.example/waypost
+    waypost nodes --database postgresql://waypost@db.example/waypost
+    waypost migrate --check --database postgresql://waypost@db.example/waypost
     waypost backup copy.db --database sqlite:///waypost.db
+    waypost copy sqlite:///waypost.db postgresql://waypost@db.example/waypost
     waypost egress check https://hooks.example.com/x --tenant acme
 
 Every setting is a flag, a WAYPOST_* variable and a key of the --config file.
@@ -43,7 +50,15 @@ app.command(serve, help_epilogue="Example: waypost serve --database sqlite:////s
 app.command(people.tenants)
 app.command(people.tokens)
 app.command(egress)
+app.command(nodes, help_epilogue="Example: waypost nodes --database postgresql://db/waypost")
+app.command(
+    migrate, help_epilogue="Example: waypost migrate --check --database postgresql://db/waypost"
+)
 app.command(backup, help_epilogue="Example: waypost backup copy.db --database sqlite:///waypost.db")
+app.command(
+    copy,
+    help_epilogue="Example: waypost copy sqlite:///waypost.db postgresql://waypost@db.example/waypost",
+)
 
 
 def main() -> None:

@@ -11,16 +11,14 @@ import secrets
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Protocol
 
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.table import Table
 
 from waypost import assembly
-from waypost.cli.database import existing_file_of, file_of, make_private
+from waypost.cli.database import see
 from waypost.cli.flags import Given, with_settings
+from waypost.cli.tables import minute, show
 from waypost.clock import SystemClock
 from waypost.domain import ids
 from waypost.domain.errors import Invalid, NotFound
@@ -29,8 +27,6 @@ from waypost.services.access import fingerprint
 from waypost.store.protocol import People, Tenant, Token
 
 NAME_CHARS_MAX = 64
-WIDTH_PIPED = 200
-"""Columns of a list that nobody looks at: wide enough that no line is broken."""
 
 tenants = App(
     name="tenant",
@@ -56,10 +52,7 @@ class Directory(People, Protocol):
 async def _people(given: Given, *, made: bool = False) -> AsyncIterator[Directory]:
     """The people of the database that was named; it is `made` where it is missing."""
     settings = given.settings()
-    if made:
-        make_private(file_of(settings))
-    else:
-        existing_file_of(settings)
+    see(settings, made=made)
     async with assembly.open_people(settings) as people:
         yield people
 
@@ -102,7 +95,7 @@ def list_tenants(given: Given) -> int:
         async with _people(given) as people:
             return await people.tenants()
 
-    _show(("TENANT", "MADE"), [(each.id, _day(each.created_ms)) for each in asyncio.run(run())])
+    show(("TENANT", "MADE"), [(each.id, minute(each.created_ms)) for each in asyncio.run(run())])
     return 0
 
 
@@ -158,10 +151,10 @@ def list_tokens(given: Given) -> int:
         async with _people(given) as people:
             return await people.tokens()
 
-    _show(
+    show(
         ("TOKEN", "TENANT", "MAY", "MADE"),
         [
-            (each.id, each.tenant, "read" if each.read_only else "all", _day(each.created_ms))
+            (each.id, each.tenant, "read" if each.read_only else "all", minute(each.created_ms))
             for each in asyncio.run(run())
         ],
     )
@@ -193,14 +186,3 @@ def _revoked(found: bool, what: str) -> int:
 
 def _random() -> bytes:
     return secrets.token_bytes(ids.TOKEN_ENTROPY_BYTES)
-
-
-def _day(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M}"
-
-
-def _show(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    table = Table(*heads, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else WIDTH_PIPED).print(table)

@@ -8,6 +8,7 @@ import asyncio
 import ipaddress
 import os
 import resource
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -17,7 +18,7 @@ from cyclopts import Parameter
 
 from waypost import __version__, assembly
 from waypost.assembly import Announcement
-from waypost.cli.database import erase, file_of, make_private
+from waypost.cli.database import erase, make_private, see
 from waypost.cli.flags import Given, with_settings
 from waypost.domain.dev_users import DEV_USERS
 from waypost.settings import DEV_DEFAULTS, MEMORY, Settings, SettingsError
@@ -57,9 +58,11 @@ def dev(
     named_here = "database" in given.flags or settings.database == DEV_DEFAULTS["database"]
     if fresh and not named_here:
         raise SettingsError(
-            f"--fresh would remove {settings.database}, which a variable or the file names; "
+            f"--fresh would remove {settings.database_shown}, which a variable or the file names; "
             "say --database to mean it"
         )
+    if fresh and settings.database_is_postgres:
+        raise SettingsError("--fresh removes files only: drop and make the database with psql")
     if not ipaddress.ip_address(settings.listen_host).is_loopback:
         raise SettingsError(
             f"listen_host = {settings.listen_host}: `waypost dev` has well-known tokens and "
@@ -74,7 +77,8 @@ def dev(
 
     def announce(announcement: Announcement) -> None:
         user = DEV_USERS[0]
-        where = "in memory" if path is None else str(path.resolve())
+        where = str(path.resolve()) if path else announcement.database
+        where = "in memory" if settings.database == MEMORY else where
         _say(
             f"Waypost {__version__} is running at {announcement.address}",
             "",
@@ -96,11 +100,12 @@ def dev(
 def serve(given: Given) -> int:
     """Start a server.  It needs a database, and a token in it."""
     settings = given.settings()
-    make_private(file_of(settings))
+    see(settings, made=True)
     if not asyncio.run(_has_token(settings)):
-        database = settings.database
+        shown = settings.database_shown
+        database = shlex.quote(shown)
         raise SettingsError(
-            f"{database} has no token, so nobody could publish; make one with "
+            f"{shown} has no token, so nobody could publish; make one with "
             f"`waypost tenant create NAME --database {database}` and then "
             f"`waypost token create NAME --database {database}`"
         )

@@ -10,6 +10,7 @@ from waypost.loops.loop import Loop
 from waypost.services.delivery import Delivery
 from waypost.store.protocol import Births, Claim, Deliveries, give_back_place
 from waypost.telemetry import Telemetry
+from waypost.wire.protocol import NotBegun
 
 POLL_MS = 1_000
 """How long to rest at most: hints may be lost, polling is the truth."""
@@ -127,7 +128,12 @@ class Dispatcher:
         return len(left)
 
     async def _attempt(self, attempt: _Attempt) -> None:
-        outcome = await self._delivery.attempt(attempt.claim)
+        try:
+            outcome = await self._delivery.attempt(attempt.claim)
+        except NotBegun:
+            self._give_back(attempt, Sign.NONE)
+            await self._delivery.give_back(attempt.claim)
+            return
         took_ms = self._clock.now_ms() - attempt.started_ms
         self._give_back(attempt, _sign_of(outcome, took_ms=took_ms))
         await self._delivery.settle(attempt.claim, outcome, births=self.births)

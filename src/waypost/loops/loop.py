@@ -31,6 +31,7 @@ class Loop:
         self._telemetry = telemetry
         self._stopping = False
         self._waits = False
+        self._away = False
         self._alive_ms = clock.now_ms()
 
     async def run(self) -> None:
@@ -40,6 +41,9 @@ class Loop:
             try:
                 rest_ms = await self._step(self._clock.now_ms())
                 self._waits = False
+                if self._away:
+                    log.info("loop_goes_on", loop=self.name)
+                self._away = False
             except StoreBroken:
                 raise
             except StoreFull as why:  # no fault: it passes when there is room again
@@ -47,8 +51,10 @@ class Loop:
                     log.warning("loop_waits", loop=self.name, why=str(why))
                 self._waits = True
                 rest_ms = REST_AFTER_FAULT_MS
-            except StoreUnavailable:
-                log.exception("loop_fault", loop=self.name)
+            except StoreUnavailable as why:
+                if not self._away:
+                    log.error("loop_fault", loop=self.name, why=str(why))
+                self._away = True
                 self._telemetry.loop_faults += 1
                 rest_ms = REST_AFTER_FAULT_MS
             self._alive_ms = self._clock.now_ms()

@@ -15,12 +15,14 @@ Where a connection leads, and whether it may, is `sender`'s and `egress`'s.
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, cast
 
 import httptools
 
 from waypost.domain.attempt import Outcome
+from waypost.wire.protocol import NotBegun, always
 
 HEAD_BYTES_MAX = 65_536
 """All heads of one answer together: status lines, fields, and any 1xx before them."""
@@ -112,12 +114,19 @@ class Connection(asyncio.Protocol):
         self._complete = False
 
     def exchange(
-        self, head: bytes, body: bytes, *, head_only: bool, wait_s: float
+        self,
+        head: bytes,
+        body: bytes,
+        *,
+        head_only: bool,
+        wait_s: float,
+        may_begin: Callable[[], bool] = always,
     ) -> asyncio.Future[Outcome]:
         """Send a request; the future is the outcome, within `wait_s`.
 
         `head_only` says that the answer has no body whatever its head says
-        (HEAD).  Whoever stops waiting must call `give_up`.
+        (HEAD).  Whoever stops waiting must call `give_up`.  Raises NotBegun, in the
+        future, where `may_begin` says no as the request is about to be written.
         """
         assert self._waiter is None
         self._head_only = head_only
@@ -134,17 +143,28 @@ class Connection(asyncio.Protocol):
         elif len(body) <= JOIN_BYTES_MAX:
             # After all that is ready now: requests then leave in bursts, and the receiver
             # is woken once for many of them (docs/decisions/0006-the-hot-path.md).
-            self._loop.call_soon(self._write, waiter, head + body)
+            self._loop.call_soon(self._write, waiter, (head + body,), may_begin)
         else:
-            self._sent = True
-            transport.writelines((head, body))
+            self._write(waiter, (head, body), may_begin)
         return waiter
 
-    def _write(self, waiter: asyncio.Future[Outcome], data: bytes) -> None:
-        """Write a request, if somebody still waits for its answer."""
-        if self._waiter is waiter and self._transport is not None:
+    def _write(
+        self,
+        waiter: asyncio.Future[Outcome],
+        pieces: tuple[bytes, ...],
+        may_begin: Callable[[], bool],
+    ) -> None:
+        """Write a request, if somebody still waits for its answer and it may begin."""
+        if self._waiter is not waiter or self._transport is None:
+            return
+        if may_begin():
             self._sent = True
-            self._transport.write(data)
+            self._transport.writelines(pieces)
+        else:
+            if not waiter.done():
+                waiter.set_exception(NotBegun())
+            self._forget()
+            self.abandon()
 
     def give_up(self, waiter: asyncio.Future[Outcome]) -> None:
         """Close the connection if the exchange that `waiter` waits for is still under way.

@@ -1,11 +1,20 @@
 """The home of what a sender promises."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from msgspec import Struct
 
 from waypost.domain.attempt import Outcome
+
+
+def always() -> bool:
+    """Nothing stands against it."""
+    return True
+
+
+class NotBegun(Exception):
+    """A request was not sent, for it may not begin any more."""
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -15,6 +24,7 @@ class Request(Struct, frozen=True, kw_only=True):
     list of header fields but for `Host` and the framing (`Content-Length`),
     which the sender adds.  `tenant` is whose message it is, for the egress
     policy; it is not asked about a `trusted` URL, which is the operator's (D9).
+    `may_begin` is asked at the last moment before the first byte goes out.
     """
 
     method: str
@@ -24,6 +34,7 @@ class Request(Struct, frozen=True, kw_only=True):
     timeout_ms: int
     tenant: str = ""
     trusted: bool = False
+    may_begin: Callable[[], bool] = always
 
 
 class BrokenOff(Exception):
@@ -66,6 +77,9 @@ class Sender(Protocol):
 
         A fault of the proxy on the way, where there is one, is an outcome with
         `proxy_fault`.
+
+        Raises NotBegun where the request may not begin any more, and then has sent nothing
+        of it.
         """
         ...
 

@@ -139,6 +139,7 @@ class HttpSender:
                 request.body,
                 head_only=request.method == "HEAD",
                 wait_s=deadline_s - self._loop.time(),
+                may_begin=request.may_begin,
             )
             try:
                 outcome = await waiter

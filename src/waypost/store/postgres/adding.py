@@ -4,7 +4,7 @@ All calls that wait at one moment are gathered, and then written table by table.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -95,16 +95,17 @@ class Adding:
             for d in drafts
             if d.message.queue is not None or d.message.flow is not None
         }
-        await queues.make(self.db, named, now_ms=self.now_ms)
-        await flow_keys.make(self.db, keys, now_ms=self.now_ms)
-        await self.batch.lock({*limited, *lock}, keys=keys)
+        # Before the locks, as whoever takes over from a node looks at its row first.
+        may_claim = self.places.free > 0 and await self.batch.may_claim()
+        made = await queues.make(self.db, named, now_ms=self.now_ms)
+        made |= await flow_keys.make(self.db, keys, now_ms=self.now_ms)
+        await self.batch.lock({*limited, *lock}, keys=keys, made=made)
         self.token = self.batch.numbers.next()
         for tenant, name, accepted_ms in await queues.accept(self.db, named, now_ms=self.now_ms):
             self.accepted_ms[tenant, queue_lane(name)] = accepted_ms
         await self.permits.read(keys, births=True)
-        self.quota = self.places.free
-        if not self.quota or not await self.batch.may_claim():
-            self.quota = 0
+        self.quota = self.places.free if may_claim else 0
+        if not self.quota:
             return
         places = {(d.message.tenant, lane_of(d.message, d.host)) for d in drafts}
         self.states = await lanes.states(self.db, places, now_ms=self.now_ms)
@@ -138,6 +139,11 @@ class Adding:
         tells of the message of the number `source`."""
         self.accept_one(draft, now_ms=now_ms)
         self.messages[-1] = (*self.messages[-1][:4], body, source)
+
+    def wait(self, waiting: Mapping[Place, int]) -> None:
+        """Note what waits in lanes without places of their own, and until when at least."""
+        for place, due_ms in waiting.items():
+            self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
 
     async def write(self) -> None:
         """Write what was accepted."""
@@ -230,7 +236,7 @@ class Adding:
         elif message.queue is not None or key is not None:
             self.limited.add(place)
         else:
-            self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
+            self.wait({place: due_ms})
 
     def _room(self, message: Message, place: Place) -> int:
         """How many messages may be claimed at birth in a lane, were they due."""

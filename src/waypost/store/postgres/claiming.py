@@ -6,19 +6,19 @@ too, so that no other node admits from them meanwhile, and reads in a few statem
 whatever it may hand out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import zip_longest
 
 import msgspec
 
-from waypost.domain.lanes import key_of, queue_of
+from waypost.domain.lanes import HOST, key_of, queue_of
 from waypost.domain.message import Logged, Message
 from waypost.domain.places import NODE, SUSPECT_AFTER, Places
 from waypost.store.postgres import flow_keys, lanes, permits
 from waypost.store.postgres.database import Connection, columns, insert
 from waypost.store.postgres.lanes import LaneState
-from waypost.store.postgres.messages import FACTS_AND_BODY, wholes
+from waypost.store.postgres.messages import FACTS_AND_BODY, message_of, wholes
 from waypost.store.postgres.permits import Permits
 from waypost.store.postgres.shut import Place
 from waypost.store.postgres.writer import Batch
@@ -104,6 +104,7 @@ class Claims:
     def _go_round(self, claiming: "_Claiming", turns: list[Place]) -> None:
         """Give each ready lane its share, and what others leave of theirs."""
         visited: set[str] = set()
+        claiming.pass_by(place for place in turns if claiming.is_done(place))
         for _ in range(PASSES_MAX):
             before = claiming.left
             turns = [place for place in turns if not claiming.is_done(place)]
@@ -171,8 +172,7 @@ class _Claiming:
             f" {FACTS_AND_BODY}"
             " FROM unnest($1::text[], $2::text[]) p (tenant, lane)"
             " CROSS JOIN (VALUES (true), (false)) v (holding)"
-            f" CROSS JOIN LATERAL ({_HEADS}) d"
-            " JOIN message m ON m.tenant = p.tenant AND m.id = d.message_id"
+            f" CROSS JOIN LATERAL ({_HEADS}) d{message_of('d')}"
             " ORDER BY d.due_ms, d.number",
             *columns(turns),
             now_ms,
@@ -203,12 +203,16 @@ class _Claiming:
         """The keys of what stands at the heads of lanes now.  Another head that comes up
         before they are locked has its turn next time, if its key is another one."""
         self._locked = {(tenant, key) for tenant, lane in turns if (key := key_of(lane))}
-        others = [place for place in turns if key_of(place[1]) is None]
+        others = [
+            place for place in turns if key_of(place[1]) is None and not place[1].startswith(HOST)
+        ]
+        if not others:
+            return self._locked
         rows = await self.db.fetch(
             "SELECT DISTINCT p.tenant, d.key FROM unnest($1::text[], $2::text[]) p (tenant, lane)"
             " CROSS JOIN (VALUES (true), (false)) v (holding)"
             f" CROSS JOIN LATERAL ({_HEADS}) d WHERE d.key IS NOT NULL",
-            *columns(place for place in others if not place[1].startswith("host:")),
+            *columns(others),
             self.ask.now_ms,
             count_max,
         )
@@ -220,6 +224,11 @@ class _Claiming:
         line = self.lines[place]
         waits = line.waiting and (queue_of(place[1]) is None or line.free)
         return line.blocked_on is not None or not (line.held or waits)
+
+    def pass_by(self, places: Iterable[Place]) -> None:
+        """Lanes have had their turns, and nothing that may go: as where a message took the
+        last place of a queue at its birth."""
+        self.visited.update((place, self.lines[place]) for place in places)
 
     def visit(self, place: Place, *, share: int) -> None:
         """Claim from one lane: first those that hold a place of its queue, then in order."""

@@ -28,6 +28,15 @@ STATEMENT_S_MAX = 30.0
 MIGRATE_S = 86_400.0
 """How long a migration may take, and others wait for it."""
 
+BY_INDEX = " ".join(
+    f"SET {setting} = off;"
+    for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
+)
+"""Every statement has an index for each step.  Plans are kept from when a table was nearly empty,
+where to read all of it is cheapest, until PostgreSQL counts its rows again, within minutes; with a
+million messages each claim would take seconds until then.  (What PostgreSQL does all the same has a
+forbidding cost, for which it would compile the statement.)"""
+
 Connection = asyncpg.Connection | PoolConnectionProxy
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -43,9 +52,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """The types of the columns of the tables that are written many rows at a time."""
 
-_NOT_LET_IN = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
-"""At a start they are a wrong URL; later the database is being moved or restored."""
-
 LOST = (
     OSError,
     TimeoutError,
@@ -58,7 +64,6 @@ LOST = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.PostgresSystemError,
     asyncpg.InternalServerError,
-    *_NOT_LET_IN,
 )
 """Faults that are nobody's: the database is away, or is not what it should be."""
 
@@ -92,7 +97,7 @@ def _reaching() -> Iterator[None]:
         with as_problems("reach the database"):
             try:
                 yield
-            except (asyncpg.ClientConfigurationError, *_NOT_LET_IN) as fault:
+            except asyncpg.ClientConfigurationError as fault:
                 raise Invalid(f"database: {fault}") from None
     except (ValueError, asyncpg.PostgresError) as fault:
         raise Invalid(f"database: {fault}") from None
@@ -114,7 +119,8 @@ async def connect(
     """
 
     async def init(db: Connection) -> None:
-        await db.execute(f"SET idle_in_transaction_session_timeout = {round(silence_s_max * 1000)}")
+        silence_ms_max = round(silence_s_max * 1000)
+        await db.execute(f"{BY_INDEX} SET idle_in_transaction_session_timeout = {silence_ms_max}")
 
     with _reaching():
         pool = await asyncpg.create_pool(
@@ -127,8 +133,8 @@ async def connect(
             init=init,
             reset=_keep,
         )
-        async with lent(pool):
-            return pool
+        await pool.release(await pool.acquire())
+        return pool
 
 
 async def _keep(_db: Connection) -> None:
@@ -138,8 +144,16 @@ async def _keep(_db: Connection) -> None:
 @asynccontextmanager
 async def lent(pool: "asyncpg.Pool[Any]") -> AsyncIterator[Connection]:
     """A connection of the pool.  What was done with it holds, also where it breaks when it is
-    given back."""
-    db = await pool.acquire()
+    given back.
+
+    Raises StoreUnavailable where there is none to be had, for whatever reason: a database
+    that let us in once will again, when it has been moved or restored.
+    """
+    with as_problems("reach the database"):
+        try:
+            db = await pool.acquire()
+        except asyncpg.PostgresError as fault:
+            raise StoreUnavailable(f"cannot reach the database: {fault}") from fault
     try:
         yield db
     finally:

@@ -30,6 +30,9 @@ async def one(db: Connection, tenant: str, name: str) -> FlowKey | None:
 
 async def states(db: Connection, names: Iterable[Place]) -> dict[Place, tuple[FlowKey, int]]:
     """Those of the keys that are there, each with how many of its attempts are under way."""
+    names = list(names)
+    if not names:
+        return {}
     rows = await db.fetch(
         f"SELECT k.tenant, k.name, k.facts, {_IN_USE}"
         " FROM unnest($1::text[], $2::text[]) n (tenant, name)"
@@ -55,19 +58,22 @@ async def next_opens_ms(db: Connection) -> int | None:
     return earliest_ms
 
 
-async def make(db: Connection, names: Iterable[Place], *, now_ms: int) -> None:
-    """Make those of the keys that are not there, without limits."""
-    if rows := [
+async def make(db: Connection, names: Iterable[Place], *, now_ms: int) -> set[Place]:
+    """Make those of the keys that are not there, without limits: which."""
+    new = [
         (tenant, name, _encode(FlowKey(name=name, used_ms=now_ms)))
         for tenant, name in sorted(names)
-    ]:
-        await db.execute(
-            "INSERT INTO flow_key SELECT tenant, name, facts, $4::bigint, NULL"
-            " FROM unnest($1::text[], $2::text[], $3::bytea[]) n (tenant, name, facts)"
-            " ON CONFLICT DO NOTHING",
-            *zip(*rows, strict=True),
-            now_ms,
-        )
+    ]
+    if not new:
+        return set()
+    rows = await db.fetch(
+        "INSERT INTO flow_key SELECT tenant, name, facts, $4::bigint, NULL"
+        " FROM unnest($1::text[], $2::text[], $3::bytea[]) n (tenant, name, facts)"
+        " ON CONFLICT DO NOTHING RETURNING tenant, name",
+        *zip(*new, strict=True),
+        now_ms,
+    )
+    return {(row[0], row[1]) for row in rows}
 
 
 async def save(db: Connection, keys: Iterable[tuple[str, FlowKey]]) -> None:

@@ -5,6 +5,7 @@ It has a connection of its own: whatever the node is busy with, its heart beats.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,7 +52,7 @@ class Life:
         self._lease_ms = lease_ms
         self._on_time = on_time
         self._until_s = 0.0
-        self._reached_s = 0.0
+        self._reached_s = math.inf  # since when every renewal was answered
         self._away = False
         self._tasks: list[asyncio.Task[None]] = []
         self.writer = writer
@@ -112,16 +113,20 @@ class Life:
                     self._away = False
 
     async def _beat(self) -> None:
-        async with asyncio.timeout(self._rest_s):
-            asked_s = time.monotonic()
-            with as_problems("renew the lease"):
-                async with lent(self._pool) as db:
-                    now_ms = await nodes.renew(db, self.writer.node, lease_ms=self._lease_ms)
-            if now_ms is None:
-                log.error("node_was_taken_over", node=self.writer.node)
-                await self._join()
-            else:
-                self._extended(asked_s, now_ms)
+        try:
+            async with asyncio.timeout(self._rest_s):
+                asked_s = time.monotonic()
+                with as_problems("renew the lease"):
+                    async with lent(self._pool) as db:
+                        now_ms = await nodes.renew(db, self.writer.node, lease_ms=self._lease_ms)
+                if now_ms is None:
+                    log.error("node_was_taken_over", node=self.writer.node)
+                    await self._join()
+                else:
+                    self._extended(asked_s, now_ms)
+        except _FAULTS:
+            self._reached_s = math.inf
+            raise
 
     async def _tidy(self) -> None:
         if not self.is_alive():
@@ -142,9 +147,10 @@ class Life:
         return now_ms
 
     def _extended(self, asked_s: float, now_ms: int) -> None:
-        if asked_s > self._until_s:  # there was a time in which nobody could renew
-            self._reached_s = asked_s
+        if asked_s > self._until_s:
+            self._reached_s = math.inf
             self.writer.lease += 1
+        self._reached_s = min(self._reached_s, asked_s)
         self._until_s = asked_s + self._lease_ms / 1000
         self._ahead_ms = now_ms - asked_s * 1000
         self._on_time(now_ms, asked_s)

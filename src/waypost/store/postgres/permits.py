@@ -20,7 +20,7 @@ import msgspec
 from waypost.domain.flow import UNLIMITED, Flow, FlowKey
 from waypost.domain.lanes import key_lane
 from waypost.store.postgres import flow_keys, lanes
-from waypost.store.postgres.database import Connection, insert
+from waypost.store.postgres.database import Connection, insert, is_text
 from waypost.store.postgres.shut import Place
 from waypost.store.postgres.writer import Batch, InTheWay
 from waypost.store.protocol import ChangeOfFlowKey
@@ -218,7 +218,7 @@ class Change(msgspec.Struct, frozen=True):
 
 async def change(batch: Batch, calls: list[Change]) -> list[FlowKey | Exception | None]:
     """Change keys; see `FlowKeys.change_flow_key`."""
-    await batch.lock((call.tenant, key_lane(call.name)) for call in calls)
+    await batch.lock((call.tenant, key_lane(call.name)) for call in calls if is_text(call.name))
     return [await _change(batch, call) for call in calls]
 
 
@@ -234,8 +234,9 @@ async def _change(batch: Batch, call: Change) -> FlowKey | Exception | None:
     if after is None:
         await flow_keys.remove(db, tenant, name)
         waiting = await lanes.first_blocked(db, {resource(tenant, name): UNLIMITED})
-        joining = [(*place, call.now_ms) for place in chain(*waiting.values())]
-        await lanes.reopen(db, sorted(joining))
+        joining = sorted((*place, call.now_ms) for place in chain(*waiting.values()))
+        await batch.lock_rows("lane", "lane", [turn[:2] for turn in joining])
+        await lanes.reopen(db, joining)
         batch.someone_waits(call.now_ms)
     else:
         assert after.name == name

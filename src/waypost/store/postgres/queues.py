@@ -76,15 +76,18 @@ async def counts(db: Connection, tenants: Iterable[str]) -> Counter[str]:
     return Counter({row[0]: row[1] for row in rows})
 
 
-async def make(db: Connection, names: Iterable[Place], *, now_ms: int) -> None:
-    """Make those of the queues that are not there (W75)."""
-    if names := set(names):
-        await db.execute(
-            f"INSERT INTO queue SELECT tenant, name, 1, false, $3, $3, $3 FROM {_NAMES}"
-            " ON CONFLICT DO NOTHING",
-            *columns(names),
-            now_ms,
-        )
+async def make(db: Connection, names: Iterable[Place], *, now_ms: int) -> set[Place]:
+    """Make those of the queues that are not there (W75): which."""
+    names = set(names)
+    if not names:
+        return set()
+    rows = await db.fetch(
+        f"INSERT INTO queue SELECT tenant, name, 1, false, $3, $3, $3 FROM {_NAMES}"
+        " ON CONFLICT DO NOTHING RETURNING tenant, name",
+        *columns(names),
+        now_ms,
+    )
+    return {(row[0], row[1]) for row in rows}
 
 
 async def accept(

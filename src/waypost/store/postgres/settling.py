@@ -24,7 +24,7 @@ from waypost.store.postgres.database import columns, insert
 from waypost.store.postgres.filters import sendable
 from waypost.store.postgres.messages import decode_message, source_numbers
 from waypost.store.postgres.shut import Place
-from waypost.store.postgres.writer import Batch
+from waypost.store.postgres.writer import Batch, InTheWay
 from waypost.store.protocol import Births, Cancelled, Claim, Draft
 
 encode = msgspec.json.encode
@@ -42,12 +42,35 @@ class Settle(msgspec.Struct, frozen=True):
 async def settle(batch: Batch, calls: list[Settle]) -> list[Logged | StaleClaim]:
     """Record how attempts ended; see `Deliveries.settle`."""
     ending = Ending(batch, now_ms=max(call.now_ms for call in calls))
-    drafts = [(draft, call) for call in calls for draft in call.callbacks]
-    await ending.lock((call.claim.message for call in calls), callbacks=drafts)
+    drafts: list[tuple[Draft, Settle]] = []
+    if any(call.callbacks for call in calls):
+        # What they name is made and locked before it is known for certain that they are due.
+        before = await ending.claimed_rows((call.claim for call in calls), lock=False)
+        drafts = _due_callbacks(calls, before)
+    await ending.lock(
+        (call.claim.message for call in calls),
+        lanes=(_lane_of(call.claim) for call in calls if isinstance(call.verdict, TryAgain)),
+        callbacks=drafts,
+    )
     out = await ending.claimed_rows(call.claim for call in calls)
+    if drafts != _due_callbacks(calls, out):
+        raise InTheWay
     results = [ending.settle(call, out.pop(call.claim.number, None)) for call in calls]
     await ending.write()
     return results
+
+
+def _due_callbacks(
+    calls: Sequence[Settle], rows: dict[int, tuple[int | None, bool]]
+) -> list[tuple[Draft, Settle]]:
+    """The callbacks that settles bring about, as the deliveries stand."""
+    due = []
+    for call in calls:
+        token, canceling = rows.get(call.claim.number, (None, False))
+        if token == call.claim.token:
+            fails = isinstance(call.verdict, GiveUp) and not canceling
+            due += [(draft, call) for draft in call.callbacks if fails or not _is_of_failure(draft)]
+    return due
 
 
 class Ending:
@@ -72,6 +95,7 @@ class Ending:
         self.permits: list[tuple[str, str, int]] = []
         self.canceling: list[int] = []
         self.adding: Adding | None = None
+        self.locked: set[Place] = set()
 
     async def lock(
         self,
@@ -95,13 +119,15 @@ class Ending:
             self.adding = Adding(self.batch, callbacks[0][1].births, now_ms=self.now_ms)
             await self.adding.prepare([draft for draft, _ in callbacks], lock=places)
         else:
-            await self.batch.lock(places)
+            self.locked = await self.batch.lock(places)
 
-    async def claimed_rows(self, claims: Iterable[Claim]) -> dict[int, tuple[int | None, bool]]:
+    async def claimed_rows(
+        self, claims: Iterable[Claim], *, lock: bool = True
+    ) -> dict[int, tuple[int | None, bool]]:
         """The token and the wish to cancel of each delivery that is still there."""
         rows = await self.db.fetch(
             "SELECT number, token, canceling FROM delivery WHERE number = ANY($1::bigint[])"
-            " ORDER BY number FOR UPDATE",
+            f" ORDER BY number{' FOR UPDATE' if lock else ''}",
             [claim.number for claim in claims],
         )
         return {row[0]: (row[1], row[2]) for row in rows}
@@ -155,6 +181,8 @@ class Ending:
 
     def cancel(self, number: int, message: Message, *, lane: str, state: State) -> None:
         """Cancel a delivery: at once where it waits, else as soon as its attempt ends (D16)."""
+        if state is State.WAITING and (message.tenant, lane) not in self.locked:
+            raise InTheWay  # it came to wait there just before it was locked
         if state is not State.CANCELING:
             self.log(message, Logged.CANCEL_REQUESTED, self.now_ms)
         if NEXT[state][Event.CANCEL] is State.CANCELED:
@@ -186,6 +214,8 @@ class Ending:
         if self.adding is not None:
             for draft, call in self.callbacks:
                 self.adding.accept_one(draft, now_ms=call.now_ms, source=call.claim)
+            self.adding.wait(self.waiting)  # all lanes are locked in one order
+            self.waiting = {}
             await self.adding.write()
         await self._free()
         keys = {(tenant, key) for tenant, key, _ in self.permits}
@@ -224,7 +254,7 @@ class Ending:
     def _wait(self, claim: Claim, due_ms: int) -> None:
         message = claim.message
         suspect = claim.interrupted >= SUSPECT_AFTER
-        place = (message.tenant, lane_of(message, claim.host, suspect=suspect))
+        place = _lane_of(claim)
         if message.queue is None and (message.flow is None or suspect):
             self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
         else:
@@ -239,6 +269,13 @@ class Ending:
                 None if detail is None else encode(detail),
             )
         )
+
+
+def _lane_of(claim: Claim) -> Place:
+    """Where a message waits again."""
+    message = claim.message
+    suspect = claim.interrupted >= SUSPECT_AFTER
+    return message.tenant, lane_of(message, claim.host, suspect=suspect)
 
 
 def _is_of_failure(draft: Draft) -> bool:
@@ -267,10 +304,10 @@ async def release(batch: Batch, calls: list[Release]) -> list[None]:
     """Give claims back undelivered; see `Deliveries.release`."""
     claims = [claim for call in calls for claim in call.claims]
     ending = Ending(batch, now_ms=max(call.now_ms for call in calls))
-    await ending.lock(claim.message for claim in claims)
+    await ending.lock((claim.message for claim in claims), lanes=map(_lane_of, claims))
     out = await ending.claimed_rows(claims)
     for claim in claims:
-        token, canceling = out.get(claim.number, (None, False))
+        token, canceling = out.pop(claim.number, (None, False))
         if token == claim.token:
             ending.release(claim, canceling=canceling)
     await ending.write()

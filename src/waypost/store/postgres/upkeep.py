@@ -265,6 +265,7 @@ class Counter:
         began_s = monotonic()
         if self._latest is not None and began_s < self._until_s:
             return self._latest
+        await db.execute("SET LOCAL enable_seqscan = on")
         [counts] = await db.fetch(
             "SELECT count(*) FILTER (WHERE token IS NULL),"
             " count(*) FILTER (WHERE token IS NULL AND due_ms <= $1), count(token),"

@@ -30,6 +30,9 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 BLOCK_BITS = 20
 """A transaction takes a block of so many numbers at once."""
 
+NAMES = 1024
+"""So many names of rows that are not there are told apart by locks."""
+
 TRIES_MAX = 5
 """How often a transaction is run again that another one got in the way of."""
 
@@ -85,7 +88,13 @@ class Batch:
         self.on_rollback: list[Callable[[], None]] = []
         self.next_turn_ms: int | None = None
 
-    async def lock(self, places: Iterable[Place] = (), *, keys: Iterable[Place] = ()) -> set[Place]:
+    async def lock(
+        self,
+        places: Iterable[Place] = (),
+        *,
+        keys: Iterable[Place] = (),
+        made: Iterable[Place] = (),
+    ) -> set[Place]:
         """Keep others from what these lanes are made of until this transaction ends, and
         take numbers, which are larger than those of whoever had the same lanes before.
 
@@ -94,16 +103,39 @@ class Batch:
 
         Everyone locks rows in one order, so that nobody waits in a circle: dedup keys, queues,
         flow-control keys, lanes, each by name, and deliveries by number.  `keys` are by
-        their names.  To be called once, before what they are made of is read.
+        their names, and `made` the queues and keys that this transaction has made.  To be
+        called once, before what they are made of is read.
         """
-        places = set(places)
-        queues = [(tenant, queue) for tenant, lane in places if (queue := queue_of(lane))]
+        places, made = set(places), set(made)
+        queues = {(tenant, queue) for tenant, lane in places if (queue := queue_of(lane))}
         named = {(tenant, key) for tenant, lane in places if (key := key_of(lane))} | set(keys)
-        await self.lock_rows("queue", "name", queues)
-        await self.lock_rows("flow_key", "name", named)
+        await self._lock_named("queue", queues, made)
+        await self._lock_named("flow_key", named, made)
         locked = await self.lock_rows("lane", "lane", places)
         await self.take_numbers()
         return locked
+
+    async def _lock_named(self, table: str, names: set[Place], made: set[Place]) -> None:
+        """Lock rows; and where there are none the names, so that nobody makes them meanwhile or
+        has made them already, unseen.
+
+        Those who make them share the lock, for of these one waits for the other in any case.
+        """
+        there = await self.lock_rows(table, "name", names)
+        if names & made:
+            await self._lock_names(table, names & made, how="pg_advisory_xact_lock_shared")
+        if missing := names - there:
+            await self._lock_names(table, missing, how="pg_advisory_xact_lock")
+            await self.lock_rows(table, "name", missing)
+
+    async def _lock_names(self, table: str, names: set[Place], *, how: str) -> None:
+        await self.db.execute(
+            f"SELECT {how}(hashtext($3), nth) FROM (SELECT DISTINCT"
+            f" hashtext(tenant || ' ' || name) & {NAMES - 1} AS nth"
+            " FROM unnest($1::text[], $2::text[]) n (tenant, name) ORDER BY nth) o",
+            *columns(names),
+            table,
+        )
 
     async def lock_rows(self, table: str, column: str, names: Iterable[Place]) -> set[Place]:
         """Lock the rows of these names that are there, in order; their names."""
