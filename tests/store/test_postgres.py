@@ -16,6 +16,7 @@ from tests.support.factory import HOUR, T0, a_draft, some_places
 from tests.support.lacking import LACKING
 from tests.support.pgbouncer import bouncing, pgbouncer
 from tests.support.postgres import QUICK, SHIPPED, Server, running
+from tests.support.waiting import PATIENCE_S, until
 from waypost.domain.errors import Invalid, StoreUnavailable
 from waypost.domain.flow import Flow
 from waypost.store.postgres import flow_keys
@@ -25,8 +26,6 @@ from waypost.store.postgres.store import PostgresStore, open_postgres
 from waypost.store.postgres.writer import Batch
 
 Connect = Callable[..., Awaitable[PostgresStore]]
-
-PATIENCE_S = 20
 
 
 @pytest.fixture
@@ -46,15 +45,6 @@ async def join() -> AsyncIterator[Connect]:
             return store
 
         yield opened
-
-
-async def _until(ask: Callable[[], Awaitable[Any]]) -> Any:
-    """Ask again and again, until there is an answer."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            if found := await ask():
-                return found
-            await asyncio.sleep(0.005)
 
 
 # What is refused
@@ -213,7 +203,7 @@ class Alone:
         async def so() -> bool:
             return f"'{await self._db.fetchval('SHOW synchronous_standby_names')}'" == standbys
 
-        await _until(so)
+        await until(so)
 
     async def no_more(self, how: str, commit: Awaitable[Any]) -> Any:
         """End what waits for the standby, with `pg_cancel_backend` or `pg_terminate_backend`;
@@ -226,7 +216,7 @@ class Alone:
             )
             return bool(ended)
 
-        await _until(end)
+        await until(end)
         [answer] = await asyncio.gather(task, return_exceptions=True)
         return answer
 
@@ -262,7 +252,7 @@ async def test_a_claim_whose_commit_may_be_lost_takes_no_place_and_is_there_agai
     assert isinstance(answer, StoreUnavailable)
     assert bench.places.in_flight == 0
     # What is found is due by the database's clock, which is years after T0.
-    [claim] = await _until(lambda: bench.claim(now_ms=T0 + 100 * 365 * 24 * HOUR))
+    [claim] = await until(lambda: bench.claim(now_ms=T0 + 100 * 365 * 24 * HOUR))
     assert ids([claim]) == [draft.message.id]
 
 
@@ -384,7 +374,7 @@ async def _fill(store: PostgresStore, *, others: int) -> None:
 
 
 async def test_the_cost_of_a_claim_does_not_grow_with_what_waits_or_is_blocked(
-    databases: Callable[[str], Databases]
+    databases: Callable[[str], Databases],
 ) -> None:
     costs = {}
     for others in (500, 10_000):
@@ -402,7 +392,7 @@ async def test_the_cost_of_a_claim_does_not_grow_with_what_waits_or_is_blocked(
 
 
 async def test_the_cost_of_a_claim_does_not_grow_with_hosts_that_have_no_place(
-    databases: Callable[[str], Databases]
+    databases: Callable[[str], Databases],
 ) -> None:
     costs = {}
     for hosts in (10, 1_000):

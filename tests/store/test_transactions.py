@@ -14,6 +14,7 @@ from tests.store.bench import Bench, id_of
 from tests.support.databases import Databases, connected
 from tests.support.factory import ERROR, T0, a_callback, a_draft
 from tests.support.postgres import SHIPPED
+from tests.support.waiting import until
 from waypost.domain.attempt import GiveUp
 from waypost.domain.filters import Filter
 from waypost.domain.message import Logged
@@ -71,7 +72,7 @@ async def test_what_was_under_way_moves_no_message_out_of_the_pages_to_come(
         await bench.add_waiting(drafts[5], now_ms=T0 + 5)
 
         page = await _page(bench, cursor=None)
-        await insert(other, "event", late)
+        await insert(other, event=late)
 
     seen = list(page.entries)
     while page.cursor is not None:
@@ -182,11 +183,14 @@ async def test_a_dead_letter_that_is_retried_and_deleted_at_one_moment_has_one_e
 async def _held_up(other: Other, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     """A call that has come to wait for what `other` has locked."""
     task = asyncio.create_task(call)
-    async with asyncio.timeout(10):
-        while not await other.fetchval(
+
+    async def waits() -> bool:
+        assert not task.done(), "nothing held it up"
+        count = await other.fetchval(
             "SELECT count(*) FROM pg_stat_activity"
             " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        ):
-            assert not task.done(), "nothing held it up"
-            await asyncio.sleep(0.005)
+        )
+        return bool(count)
+
+    await until(waits)
     return task
