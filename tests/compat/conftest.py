@@ -1,4 +1,5 @@
-"""One running Waypost, one receiver and the clients of both SDKs, for all tests of this folder."""
+"""A running Waypost on each engine, one receiver and the clients of both SDKs, for all tests of
+this folder."""
 
 import asyncio
 import inspect
@@ -9,7 +10,9 @@ import pytest
 from qstash import AsyncQStash, QStash
 
 from tests.compat import node
+from tests.support.databases import Databases
 from tests.support.lacking import LACKING
+from tests.support.postgres import SHIPPED
 from tests.support.program import DEV_TOKEN, Server, running
 from tests.support.receiver import Receiver
 from waypost.domain.dev_users import DEV_USERS
@@ -17,19 +20,36 @@ from waypost.domain.dev_users import DEV_USERS
 LLM_KEY = "sk-operator"
 
 
+@pytest.fixture(scope="session", params=["sqlite", SHIPPED])
+def database(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    databases: Callable[[str], Databases],
+) -> Iterator[str]:
+    """Where the program keeps what it is given: every test is run with both engines."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('database') / 'compat.db'}"
+        return
+    with databases(request.param).lending() as lend, asyncio.Runner() as runner:
+        yield runner.run(lend())
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Server]:
-    """The real program on a real file, on a port of its own; `api/llm` is the receiver's `/v1`."""
+def server(
+    tmp_path_factory: pytest.TempPathFactory, receiver: Receiver, database: str
+) -> Iterator[Server]:
+    """The real program on a port of its own; `api/llm` is the receiver's `/v1`."""
     cwd = tmp_path_factory.mktemp("waypost")
-    words = ["--database", f"sqlite:///{cwd / 'compat.db'}", "--llm-base-url", receiver.url + "/v1"]
+    words = ["--database", database, "--llm-base-url", receiver.url + "/v1"]
     environ = {"WAYPOST_LLM_API_KEY": LLM_KEY}
-    with running("dev", "--fresh", "--port", "0", *words, cwd=cwd, environ=environ) as server:
+    with running("dev", "--port", "0", *words, cwd=cwd, environ=environ) as server:
         server.until("running at .*\n")
         yield server
 
 
 @pytest.fixture(scope="session")
-def receiver() -> Iterator[Receiver]:
+def receiver(database: str) -> Iterator[Receiver]:
+    """One for each engine: the paths that tests publish to are the same."""
     with Receiver() as receiver:
         yield receiver
 

@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
 import pytest
+from msgspec.structs import replace
 
 from tests.store.bench import Bench
+from tests.support.application import until
 from tests.support.databases import Databases
-from tests.support.factory import DAY, ERROR, HOUR, T0, a_draft, a_schedule, some_places
+from tests.support.factory import DAY, ERROR, HOUR, T0, a_callback, a_draft, a_schedule, some_places
 from tests.support.postgres import SHIPPED
-from waypost.domain.attempt import Delivered, GiveUp, TryAgain
+from waypost.domain.attempt import Delivered, GiveUp, TryAgain, Verdict
+from waypost.domain.errors import StaleClaim, StoreUnavailable
 from waypost.domain.flow import Flow
 from waypost.domain.message import Logged
 from waypost.domain.places import Sign
@@ -132,6 +135,142 @@ class Cluster:
             if not self.publishing:
                 self.now_ms += 20  # nothing but time is waited for
             assert idle < 3_000, f"{len(self.accepted - self.ended)} messages never went"
+
+
+class Unrest(Cluster):
+    """A cluster in which messages are cancelled and claims given back, queues and keys are
+    paused, and nodes go."""
+
+    def __init__(self, nodes: list[PostgresStore], seed: int) -> None:
+        super().__init__(nodes, seed)
+        self.gone: set[Bench] = set()
+        self.at: dict[Bench, Counter[str]] = defaultdict(Counter)
+
+    async def _attempt(self, node: Bench, claim: Claim) -> None:
+        message, flow = claim.message, claim.message.flow
+        if flow is not None and node not in self.gone:
+            self.at[node][flow.key] += 1
+            under_way = sum(at[flow.key] for at in self.at.values())
+            if flow.parallelism and under_way > flow.parallelism:
+                self.faults.append(f"{under_way} under way of {flow.key}")
+        for _ in range(self.random.randrange(4)):
+            await asyncio.sleep(0)
+        if flow is not None:
+            self.at[node][flow.key] = max(0, self.at[node][flow.key] - 1)
+        verdict: Verdict = Delivered()
+        callbacks = []
+        chance = self.random.random()
+        if claim.retried < 2 and chance < 0.2:
+            verdict = TryAgain(self.now_ms + self.random.randrange(20))
+        elif chance < 0.3:
+            verdict = GiveUp("no")
+        elif message.queue is not None and chance < 0.7:
+            callbacks = [a_callback(message)]
+        try:
+            if chance > 0.9:
+                give_back_place(node.places, claim, Sign.NONE)
+                await node.store.release([claim], now_ms=self.tick())
+            else:
+                await node.end(claim, verdict, ERROR, callbacks=callbacks, now_ms=self.tick())
+        except (StaleClaim, StoreUnavailable):
+            if node not in self.gone:
+                self.faults.append(f"{message.id} was lost on a node that lives")
+
+    async def deliver(self, node: Bench) -> None:
+        idle = 0
+        while await self._goes_on(node):
+            claims = await node.claim(self.random.choice((1, 5, 50)), now_ms=self.tick())
+            for claim in claims:
+                self.begin(node, claim)
+            idle = 0 if claims else idle + 1
+            if not self.publishing:
+                self.now_ms += 20
+            assert idle < 3_000, "some messages never went"
+
+    async def _goes_on(self, node: Bench) -> bool:
+        if node in self.gone or self.publishing or self.attempts:
+            return node not in self.gone
+        pulse = await node.store.pulse(now_ms=self.now_ms)
+        return pulse.waiting + pulse.claimed > 0
+
+    async def meddle(self, node: Bench) -> None:
+        """Cancel messages, and pause a queue and a key now and then."""
+        while self.publishing:
+            await asyncio.sleep(0)
+            if self.accepted:
+                message_id = self.random.choice(sorted(self.accepted))
+                await node.store.cancel("acme", message_id, now_ms=self.tick())
+            for paused in (True, False):
+                await node.store.pause_queue("acme", "three", paused=paused, now_ms=self.tick())
+                await node.store.change_flow_key(
+                    "acme",
+                    "narrow",
+                    lambda key, paused=paused: key and replace(key, paused=paused),
+                    now_ms=self.tick(),
+                )
+
+    async def lose(self, node: Bench, heir: Bench, *, by: str) -> None:
+        """A node goes in the middle of what it does, and another takes over."""
+
+        async def in_the_middle() -> bool | None:
+            return len(self.accepted) >= 60 or None
+
+        await until(in_the_middle)
+        store, heirs = node.store, heir.store
+        assert isinstance(store, PostgresStore)
+        assert isinstance(heirs, PostgresStore)
+        self.gone.add(node)
+        if by == "leaving":
+            await store.close()
+        else:
+            for task in store._life._tasks:
+                task.cancel()
+            ended = "UPDATE node SET until_ms = 1 WHERE id = $1"
+            async with store._pool.acquire() as db:
+                await db.execute(ended, store.writer.node)
+        self.at[node].clear()
+        await heirs._life._take_over(left_only=by == "leaving", now_ms=self.tick())
+        if by == "freezing" and await node.claim(now_ms=self.tick()):
+            self.faults.append("a node that was taken over has claimed")
+
+
+async def test_limits_hold_and_everything_ends_once_whatever_happens(
+    nodes: list[PostgresStore],
+) -> None:
+    cluster = Unrest(nodes, 0)
+    benches = []
+    for store in nodes:
+        bench = Bench(store, some_places(count_max=50, host_count_max=20))
+        bench.births = Births(bench.places, lambda claim, on=bench: cluster.begin(on, claim))
+        benches.append(bench)
+    for name, parallelism in QUEUES.items():
+        await nodes[0].put_queue("acme", name, parallelism=parallelism, paused=None, now_ms=T0)
+    stay, _, leaving, frozen = benches
+    cluster.publishing = 2
+
+    await asyncio.gather(
+        *(cluster.publish(bench, 60) for bench in benches[:2]),
+        *(cluster.deliver(bench) for bench in benches),
+        cluster.meddle(stay),
+        cluster.lose(leaving, stay, by="leaving"),
+        cluster.lose(frozen, stay, by="freezing"),
+    )
+    while cluster.attempts:
+        await asyncio.gather(*cluster.attempts)
+
+    assert cluster.faults == []
+    ends = Counter(
+        entry.message.id
+        for entry in await stay.log()
+        if entry.state in (Logged.DELIVERED, Logged.FAILED, Logged.CANCELED)
+    )
+    assert set(ends.values()) == {1}
+    assert cluster.accepted <= set(ends)
+    async with nodes[0]._pool.acquire() as db:
+        assert await db.fetchval("SELECT count(*) FROM hold") == 0
+        assert await db.fetchval("SELECT count(*) FROM lane") == 0
+    for bench in benches:
+        assert bench.places.in_flight == 0
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -37,6 +37,9 @@ where to read all of it is cheapest, until PostgreSQL counts its rows again, wit
 million messages each claim would take seconds until then.  (What PostgreSQL does all the same has a
 forbidding cost, for which it would compile the statement.)"""
 
+APPLICATION = "waypost"
+"""What the sessions of nodes are called."""
+
 Connection = asyncpg.Connection | PoolConnectionProxy
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -114,8 +117,8 @@ async def connect(
     """Connections to a database, of which one is open.
 
     A transaction of which nothing was heard for `silence_s_max` is ended by the database, for
-    others may wait for its locks.  Raises StoreUnavailable, and Invalid for a URL that leads
-    to no database.
+    others may wait for its locks (but see `nodes.end_the_silent`).  Raises StoreUnavailable,
+    and Invalid for a URL that leads to no database.
     """
 
     async def init(db: Connection) -> None:
@@ -130,6 +133,7 @@ async def connect(
             timeout=CONNECT_S_MAX,
             statement_cache_size=statements_cached,
             command_timeout=statement_s_max,
+            server_settings={"application_name": APPLICATION},
             init=init,
             reset=_keep,
         )

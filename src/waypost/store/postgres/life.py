@@ -67,6 +67,7 @@ class Life:
         self._tasks = [
             asyncio.create_task(self._go_on(self._beat), name="node"),
             asyncio.create_task(self._go_on(self._tidy), name="node's upkeep"),
+            asyncio.create_task(self._go_on(self._watch), name="node's watch"),
         ]
         return count
 
@@ -135,6 +136,14 @@ class Life:
         reached = time.monotonic() - self._reached_s >= self._lease_ms / 1000
         await self._take_over(left_only=not reached, now_ms=self._now_ms())
         await self._give_back()
+
+    async def _watch(self) -> None:
+        """Let nobody wait for long for whoever holds locks and is silent."""
+        with as_problems("look for silent sessions"):
+            async with lent(self._pool) as db:
+                ended = await nodes.end_the_silent(db, silence_ms_max=self._lease_ms)
+        if ended:
+            log.warning("silent_sessions_ended", count=ended)
 
     async def _join(self) -> int:
         asked_s = time.monotonic()

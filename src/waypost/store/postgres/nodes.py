@@ -21,7 +21,7 @@ import msgspec
 
 from waypost.domain.lanes import lane_of
 from waypost.domain.places import SUSPECT_AFTER
-from waypost.store.postgres.database import Connection
+from waypost.store.postgres.database import APPLICATION, Connection
 from waypost.store.postgres.messages import decode_message
 from waypost.store.postgres.settling import Ending
 from waypost.store.postgres.writer import NOW_MS, Batch
@@ -91,6 +91,20 @@ async def strays(db: Connection, node: int, in_hand: Set[tuple[int, int]]) -> li
         for row in found
         if (row["number"], row["token"]) not in in_hand
     ]
+
+
+async def end_the_silent(db: Connection, *, silence_ms_max: int) -> int:
+    """End sessions of nodes that neither take an answer nor go on with a statement, as those
+    of one that is frozen: others wait for their locks.  To the database they are not idle."""
+    rows = await db.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = $1 AND datname = current_database()"
+        " AND usename = current_user AND state = 'active' AND wait_event_type = 'Client'"
+        " AND state_change < clock_timestamp() - $2 * interval '1 ms'",
+        APPLICATION,
+        silence_ms_max,
+    )
+    return len(rows)
 
 
 async def seen(db: Connection) -> list[Node]:
