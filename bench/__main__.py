@@ -13,8 +13,9 @@ import uvloop
 
 from bench import figures
 from bench.figures import Figure
-from bench.measures import MEASURES
+from bench.measures import MEASURES, ON_POSTGRES
 from bench.plan import Plan
+from bench.postgres import installed
 from bench.processes import PACKAGES, MissingProgram, program
 
 DIRECTORY = "/var/tmp"
@@ -26,6 +27,7 @@ FILES_MIN = 8_192
 
 def main() -> int:
     asked = _arguments()
+    names: list[str] = asked.names or list(MEASURES)
     if (kind := _file_system(asked.directory)) in MEMORY:
         return _fault(f"{asked.directory} is {kind}, and a sync there is none; see --directory")
     try:
@@ -33,13 +35,18 @@ def main() -> int:
             program(name)
     except MissingProgram as fault:
         return _fault(str(fault))
+    on_postgres = [name for name in names if name in ON_POSTGRES]
+    if on_postgres and installed() is None:
+        return _fault(
+            f"{', '.join(on_postgres)}: PostgreSQL is not installed; make setup brings it"
+        )
     _allow_files()
     with tempfile.TemporaryDirectory(dir=asked.directory, prefix="waypost-bench-") as directory:
         plan = (Plan.quick if asked.quick else Plan)(directory=Path(directory))
         found: list[Figure] = []
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_measure(asked.names or list(MEASURES), plan, found))
+                runner.run(_measure(names, plan, found))
         finally:  # whatever became of the rest
             figures.show(found, title=f"{plan.pairs} paired runs each; {_machine()}")
     return int(any(figure.missed for figure in found))

@@ -48,10 +48,30 @@ def enqueueing_to(destination: str, *, queue: str) -> str:
 
 
 async def post_for(
-    seconds: float, url: str, *, directory: Path, callback: str | None = None
+    seconds: float,
+    url: str,
+    *,
+    directory: Path,
+    callback: str | None = None,
+    connections: int = CONNECTIONS,
 ) -> Load:
     """POST the same request over and over.  At the end some are cut off unanswered."""
-    return await _wrk(seconds, url, directory, callback=callback)
+    return await _wrk(seconds, url, directory, callback=callback, connections=connections)
+
+
+async def post_to_all(seconds: float, urls: Sequence[str], *, directory: Path) -> Load:
+    """The same, shared by several processes, which each have a URL and their part of the
+    connections."""
+    each = CONNECTIONS // len(urls)
+    loads = await asyncio.gather(
+        *(post_for(seconds, url, directory=directory, connections=each) for url in urls)
+    )
+    return Load(
+        requests=sum(load.requests for load in loads),
+        took_us=max(load.took_us for load in loads),
+        not_2xx=sum(load.not_2xx for load in loads),
+        broken=sum(load.broken for load in loads),
+    )
 
 
 async def post_each(paths: Sequence[str], url: str, *, directory: Path) -> Load:
@@ -69,13 +89,14 @@ async def _wrk(
     *,
     paths: str | None = None,
     callback: str | None = None,
+    connections: int = CONNECTIONS,
 ) -> Load:
     environ = {**os.environ, "BODY": BODY, "AUTHORIZATION": AUTHORIZATION}
     if paths is not None:
         environ["PATHS"] = paths
     if callback is not None:
         environ["CALLBACK"] = callback
-    words = (program("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{round(seconds)}s", "-s", str(SCRIPT))
+    words = (program("wrk"), "-t1", f"-c{connections}", f"-d{round(seconds)}s", "-s", str(SCRIPT))
     log = directory / "wrk.log"
     async with process(*words, url, log=log, environ=environ) as wrk:
         assert wrk.stdout is not None

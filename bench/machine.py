@@ -10,8 +10,22 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 def cpu_s_of(pid: int) -> float:
     """User and system time of one process."""
+    return sum(_times_s(pid)[:2])
+
+
+def cpu_s_of_all(pid: int) -> float:
+    """The same of one process and all that it has started, and that they have, those that have
+    ended included."""
+    try:
+        return sum(_times_s(pid)) + sum(map(cpu_s_of_all, _children(pid)))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0  # it ends just now
+
+
+def _times_s(pid: int) -> list[float]:
+    """User and system time of a process, and those of its children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return [int(ticks) / TICKS_PER_S for ticks in fields[11:15]]
 
 
 class Others:
@@ -40,9 +54,10 @@ def _our_s() -> float:
     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
         usage = resource.getrusage(who)
         spent_s += usage.ru_utime + usage.ru_stime
-    return spent_s + sum(map(cpu_s_of, _children()))
+    return spent_s + sum(map(cpu_s_of_all, _children(os.getpid())))
 
 
-def _children() -> list[int]:
-    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return [int(pid) for pid in text.split()]
+def _children(pid: int) -> list[int]:
+    """Those that its first thread has started."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]

@@ -9,17 +9,46 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import cast
 
-from bench.loader import AUTHORIZATION, publishing_to
+from msgspec import Struct
 
-CONNECTIONS_MAX = 256
+from bench.loader import AUTHORIZATION, enqueueing_to, publishing_to
+
+CONNECTIONS_MAX = 1_024
 LAST_S_MAX = 30
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 NUMBER = re.compile(rb'\{"n":(\d+)\}')
+
+
+class Way(Struct, frozen=True, kw_only=True):
+    """How a message is published: to a queue, with a flow-control key, or plainly."""
+
+    queue: str | None = None
+    key: str | None = None
+    limits: str = ""
+
+    def head(self, host: str, destination: str) -> bytes:
+        """The head of the request, but for the length of the body."""
+        path = publishing_to(destination)
+        if self.queue is not None:
+            path = enqueueing_to(destination, queue=self.queue)
+        flow = ""
+        if self.key is not None:
+            flow = (
+                f"Upstash-Flow-Control-Key: {self.key}\r\n"
+                f"Upstash-Flow-Control-Value: {self.limits}\r\n"
+            )
+        return (
+            f"POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {AUTHORIZATION}\r\n{flow}"
+            "Content-Type: application/json\r\nContent-Length: "
+        ).encode()
+
+
+PLAINLY = (Way(),)
 
 
 class _Messages(asyncio.Protocol):
@@ -60,8 +89,11 @@ class OpenLoop:
         self.repeats += int(found[1]) in self.arrived_s
         self.arrived_s.setdefault(int(found[1]), now_s)
 
-    async def publish(self, url: str, *, rate: int, seconds: float) -> list[float]:
-        """Publish; how long each message took to arrive, in milliseconds."""
+    async def publish(
+        self, url: str, *, rate: int, seconds: float, ways: Sequence[Way] = PLAINLY
+    ) -> list[float]:
+        """Publish in these ways by turns; how long each message took to arrive, in
+        milliseconds."""
         loop = asyncio.get_running_loop()
         host, _, port = url.removeprefix("http://").partition(":")
         free: list[_Messages] = []
@@ -81,11 +113,7 @@ class OpenLoop:
             free.append(connection)
 
         connections: list[_Messages] = []
-        head = (
-            f"POST {publishing_to(f'http://127.0.0.1:{self.port}/')} HTTP/1.1\r\n"
-            f"Host: {host}:{port}\r\nAuthorization: {AUTHORIZATION}\r\n"
-            "Content-Type: application/json\r\nContent-Length: "
-        ).encode()
+        heads = [way.head(f"{host}:{port}", f"http://127.0.0.1:{self.port}/") for way in ways]
         sent_s: dict[int, float] = {}
         try:
             for _ in range(16):
@@ -106,6 +134,7 @@ class OpenLoop:
                 body = b'{"n":%d}' % n
                 connection = free.pop()
                 sent_s[n] = time.monotonic()
+                head = heads[n % len(heads)]
                 connection.transport.write(head + b"%d\r\n\r\n" % len(body) + body)
             await self._all_of(sent_s)
         finally:

@@ -21,6 +21,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     hanging_addresses: int = 1_000
     hanging_names: int = 100
     bulk: int = 100_000
+    waiting: int = 1_000_000
+    claims: int = 20
+    steady_s: int = 600
 
     @classmethod
     def quick(cls, directory: Path) -> "Plan":
@@ -35,4 +38,6 @@ class Plan(Struct, frozen=True, kw_only=True):
             queues=4_000,
             fan_out=60,
             bulk=10_000,
+            waiting=100_000,
+            steady_s=60,
         )

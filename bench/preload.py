@@ -69,17 +69,7 @@ def _drafts(
     entropy = random.Random(0).getrandbits
     host = origin_of(url).key
     step = int(due_ms > created_ms)
-    model = Message(
-        tenant=DEV_USERS[0].name,
-        id="",
-        created_ms=created_ms,
-        not_before_ms=0,
-        url=url,
-        header={"Content-Type": ["application/json"]},
-        timeout_ms=900_000,
-        caller_ip="127.0.0.1",
-        labels=list(labels),
-    )
+    model = model_of(url, created_ms=created_ms, labels=labels)
     for begin in range(0, count, CALL):
         yield [
             Draft(
@@ -93,6 +83,21 @@ def _drafts(
             )
             for n in range(begin, min(begin + CALL, count))
         ]
+
+
+def model_of(url: str, *, created_ms: int, labels: Sequence[str] = ()) -> Message:
+    """A message as people publish it, without an id."""
+    return Message(
+        tenant=DEV_USERS[0].name,
+        id="",
+        created_ms=created_ms,
+        not_before_ms=0,
+        url=url,
+        header={"Content-Type": ["application/json"]},
+        timeout_ms=900_000,
+        caller_ip="127.0.0.1",
+        labels=list(labels),
+    )
 
 
 def _never(_claim: object) -> None:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from bench.loader import Load
 from bench.machine import Others
-from bench.server import Server
+from bench.server import Service
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Run(Struct, frozen=True, kw_only=True):
         return self.delivered / self.took_s
 
 
-async def under(load: Awaitable[Load], server: Server, *, callbacks: bool = False) -> Run:
+async def under(load: Awaitable[Load], server: Service, *, callbacks: bool = False) -> Run:
     """Let wrk do as `load` says, and wait for all that it published, and its callbacks."""
     since = await server.counts()
     cpu_us = server.cpu_us()

@@ -1,4 +1,5 @@
-"""The home of the server under test: a real `waypost dev` on a file of its own."""
+"""The home of the server under test: a real `waypost dev` on a file of its own, or one of the
+nodes of a PostgreSQL database."""
 
 import asyncio
 import contextlib
@@ -34,30 +35,16 @@ class Counts(Struct, frozen=True, kw_only=True):
     delivered: int
 
 
-class Server:
-    """A running server."""
-
-    def __init__(self, url: str, pid: int, database: Path) -> None:
-        self.url = url
-        self.pid = pid
-        self.database = database
+class Service:
+    """What messages are published to and delivered by."""
 
     def cpu_us(self) -> float:
-        """User and system time that the process has used, in microseconds."""
-        return cpu_s_of(self.pid) * 1e6
-
-    def remove(self) -> None:
-        """Remove the database of a server that has stopped."""
-        for file in self.database.parent.glob(self.database.name + "*"):
-            file.unlink()
+        """User and system time that it has used, in microseconds."""
+        raise NotImplementedError
 
     async def counts(self) -> Counts:
         """How many messages were accepted and delivered since it started."""
-        text = await self._get("/metrics")
-        return Counts(
-            accepted=_sample(text, "waypost_messages_accepted_total"),
-            delivered=_sample(text, 'waypost_messages_settled_total{state="delivered"}'),
-        )
+        raise NotImplementedError
 
     async def drained(self, *, since: Counts, callbacks: bool = False) -> tuple[int, float]:
         """Wait until all that was accepted since then is delivered: how many, and when (s).
@@ -79,6 +66,30 @@ class Server:
                 ended_s = time.monotonic()
                 before = accepted
             await asyncio.sleep(POLL_S)
+
+
+class Server(Service):
+    """A running server."""
+
+    def __init__(self, url: str, pid: int, database: Path) -> None:
+        self.url = url
+        self.pid = pid
+        self.database = database
+
+    def cpu_us(self) -> float:
+        return cpu_s_of(self.pid) * 1e6
+
+    def remove(self) -> None:
+        """Remove the database of a server that has stopped."""
+        for file in self.database.parent.glob(self.database.name + "*"):
+            file.unlink()
+
+    async def counts(self) -> Counts:
+        text = await self._get("/metrics")
+        return Counts(
+            accepted=_sample(text, "waypost_messages_accepted_total"),
+            delivered=_sample(text, 'waypost_messages_settled_total{state="delivered"}'),
+        )
 
     async def group(self, name: str, urls: Sequence[str]) -> None:
         """Make a URL group."""
@@ -106,6 +117,23 @@ class Server:
         return answer.decode()
 
 
+class Nodes(Service):
+    """Servers that are one service: one may deliver what another has accepted."""
+
+    def __init__(self, nodes: Sequence[Server]) -> None:
+        self._nodes = nodes
+
+    def cpu_us(self) -> float:
+        return sum(node.cpu_us() for node in self._nodes)
+
+    async def counts(self) -> Counts:
+        counts = [await node.counts() for node in self._nodes]
+        return Counts(
+            accepted=sum(each.accepted for each in counts),
+            delivered=sum(each.delivered for each in counts),
+        )
+
+
 def _read(request: urllib.request.Request) -> bytes:
     with urllib.request.urlopen(request) as answer:
         body: bytes = answer.read()
@@ -120,9 +148,14 @@ def _sample(text: str, name: str) -> int:
 
 @contextlib.asynccontextmanager
 async def server(
-    directory: Path, *, database: Path | None = None, settings: Mapping[str, str] | None = None
+    directory: Path,
+    *,
+    database: Path | None = None,
+    postgres: str | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Server]:
-    """A server on a new file, or on the one given.  `settings` go by their names."""
+    """A server on a new file, on the one given, or on the PostgreSQL database of that URL.
+    `settings` go by their names."""
     own = Path(tempfile.mkdtemp(prefix="server-", dir=directory))
     database = database or own / "waypost.db"
     environ = {
@@ -132,7 +165,7 @@ async def server(
     }
     for name, value in (settings or {}).items():
         environ[f"WAYPOST_{name.upper()}"] = value
-    words = (WAYPOST, "dev", "--port", "0", "--database", f"sqlite:///{database}")
+    words = (WAYPOST, "dev", "--port", "0", "--database", postgres or f"sqlite:///{database}")
     log = own / "stderr.log"
     async with process(*words, log=log, environ=environ) as waypost:
         assert waypost.stdout is not None

@@ -3,7 +3,19 @@
 from collections.abc import Awaitable, Callable
 
 from bench.figures import Figure
-from bench.measures import bulk, callbacks, delayed, fan_out, hanging, latency, queues, rate
+from bench.measures import (
+    bloat,
+    bulk,
+    callbacks,
+    claim,
+    delayed,
+    fan_out,
+    hanging,
+    latency,
+    postgres,
+    queues,
+    rate,
+)
 from bench.plan import Plan
 
 Measure = Callable[[Plan], Awaitable[list[Figure]]]
@@ -17,5 +29,11 @@ MEASURES: dict[str, Measure] = {
     "callbacks": callbacks.measure,
     "hanging": hanging.measure,
     "bulk": bulk.measure,
+    "postgres": postgres.measure,
+    "claim": claim.measure,
+    "bloat": bloat.measure,
 }
 """Every measurement there is, in the order in which they are made."""
+
+ON_POSTGRES = frozenset({"postgres", "claim", "bloat"})
+"""Those that need PostgreSQL."""

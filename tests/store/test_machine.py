@@ -864,13 +864,12 @@ HOW = settings(
 
 @pytest.mark.every_server
 def test_no_history_breaks_a_promise_and_whatever_is_due_goes(stores: Stores, engine: str) -> None:
-    histories = 12 if engine in DATABASES else 60
+    histories = 4 if engine in DATABASES else 60
     _no_answer_breaks_a_promise(stores, engine, histories=histories)
 
 
 @pytest.mark.prove
-@pytest.mark.every_server
 def test_five_thousand_steps_break_no_promise(stores: Stores, engine: str) -> None:
-    histories = 120 if engine in DATABASES else 300
+    histories = 105 if engine in DATABASES else 300
     _no_answer_breaks_a_promise(stores, engine, histories=histories)
     assert Machine.steps >= 5_000
