@@ -40,7 +40,7 @@ from tests.crash.load import (
 )
 from tests.support.history import History, Kill, Verdict
 from tests.support.ledger import Ledger, read_ledger
-from tests.support.process import WAYPOST, Process
+from tests.support.process import WAYPOST, Process, Program
 
 AIMS = (*["attempt"] * 4, *["outcome"] * 2, "publish", "ack", "start", "random")
 CHANCE = {"attempt": 0.05, "outcome": 0.05, "publish": 0.05, "ack": 0.05}
@@ -89,7 +89,7 @@ async def eventually(holds: Callable[[], Any], *, within_s: float, pause_s: floa
 class Killer:
     """Strikes the process at an aimed moment.  Told of moments by receiver and publishers."""
 
-    def __init__(self, process: Process, rng: random.Random) -> None:
+    def __init__(self, process: Program, rng: random.Random) -> None:
         self.struck = asyncio.Event()
         self.at_s = 0.0
         self._process = process

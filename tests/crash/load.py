@@ -342,7 +342,8 @@ class Load:
         while not self._stopping:
             await self._room(queue)
             await self._serving.wait()
-            await asyncio.sleep(rng.uniform(0, 2 * self._pause_s))
+            if self._pause_s:
+                await asyncio.sleep(rng.uniform(0, 2 * self._pause_s))
             if to_group and not await self._grouped(caller):
                 continue
             self._serial += 1

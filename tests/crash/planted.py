@@ -49,14 +49,14 @@ DEADLY_INTERRUPTED_MAX = 5
 
 
 def ack_first() -> None:
-    async def transact(self: Writer, calls: list[Any]) -> None:
+    async def transact(self: Writer, calls: list[Any], *, synced: bool = True) -> None:
         self.db.execute("BEGIN IMMEDIATE")
         for call, result in self._apply(calls):
             call.answer(result)
         for follow in self.batch.on_commit:
             follow()
         await asyncio.sleep(FLUSH_S)
-        await self._commit()
+        await self._commit(synced=synced)
         if self.batch.next_turn_ms is not None:
             self.on_waiting(self.batch.next_turn_ms)
         self._forget()

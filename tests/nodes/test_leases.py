@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from asyncpg.pool import PoolConnectionProxy
 
 from tests.store.bench import Bench, id_of
 from tests.support.application import until
@@ -11,6 +12,8 @@ from tests.support.databases import Databases, connected
 from tests.support.factory import T0, a_draft
 from tests.support.postgres import SHIPPED
 from waypost.domain.errors import StaleClaim, StoreUnavailable
+from waypost.store.postgres import nodes
+from waypost.store.postgres.database import lent
 from waypost.store.postgres.nodes import seen
 from waypost.store.postgres.store import PostgresStore, open_postgres
 from waypost.store.protocol import Node
@@ -161,14 +164,58 @@ async def test_nodes_are_told_apart_by_their_names_until_they_leave(cluster: Clu
     await until(forgotten)
 
 
+@pytest.mark.parametrize("over", ["a transaction", "a statement", "an answer"])
 async def test_a_transaction_of_a_node_that_is_frozen_keeps_nobody_waiting(
-    cluster: Cluster,
+    over: str, cluster: Cluster
 ) -> None:
     frozen, other = await cluster.join("frozen"), await cluster.join("other")
+    await stop_the_heart(frozen)
     await other.store.put_queue("acme", "mail", parallelism=1, paused=False, now_ms=T0)
-    async with life_of(frozen).writer._pool.acquire() as db:
-        transaction = db.transaction()
-        await transaction.start()
-        await db.execute("SELECT 1 FROM queue FOR UPDATE")
+    async with lent(life_of(frozen).writer._pool) as db:
+        await db.execute("BEGIN; SELECT 1 FROM queue FOR UPDATE")
+        answers = []
+        if over != "a transaction":
+            statement = await db.prepare("SELECT repeat('x', 50000000)")
+        if over == "an answer":
+            assert isinstance(db, PoolConnectionProxy)
+            db._con._transport.pause_reading()
+            answers.append(asyncio.create_task(statement.fetchval()))
 
-        assert await other.store.pause_queue("acme", "mail", paused=True, now_ms=T0)
+        async with asyncio.timeout(10 * LEASE_MS / 1000):
+            assert await other.store.pause_queue("acme", "mail", paused=True, now_ms=T0)
+        if answers:
+            db._con._transport.resume_reading()
+            await asyncio.gather(*answers, return_exceptions=True)
+
+
+async def test_a_node_that_could_not_renew_takes_over_from_nobody_before_others_can(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database was away for a moment: those who were late to come back are not dead."""
+    late, other = await cluster.join("late"), await cluster.join("other")
+    await other.add_waiting(a_draft())
+    assert len(await late.claim()) == 1
+    await stop_the_heart(late)
+    life = life_of(other)
+    for task in life._tasks:
+        task.cancel()
+    life._reached_s = 0.0  # for long
+
+    with monkeypatch.context() as away:
+        away.setattr(nodes, "renew", out_of_reach)
+        with pytest.raises(StoreUnavailable):
+            await life._beat()
+    await life._beat()
+    await life._tidy()
+    assert (await other.store.pulse(now_ms=T0)).waiting == 0
+
+    async def reached_for_a_lease() -> bool | None:
+        await life._beat()
+        await life._tidy()
+        return (await other.store.pulse(now_ms=T0)).waiting == 1 or None
+
+    await until(reached_for_a_lease)
+
+
+async def out_of_reach(*_: object, **_more: object) -> None:
+    raise StoreUnavailable("the database is away")
