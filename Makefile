@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RESULTS := build/results.json
-WORKERS ?= 2
+WORKERS ?= 3
 READY := .venv/.ready
 
 .PHONY: setup dev test prove check bench docs
@@ -18,7 +18,7 @@ dev: setup
 	$(BIN)/waypost dev
 
 test: setup
-	$(BIN)/python -m pytest -m 'not prove' -n $(WORKERS) --dist loadfile --results $(RESULTS); tests=$$?; \
+	$(BIN)/python -m pytest -m 'not prove' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --results $(RESULTS); tests=$$?; \
 	$(BIN)/python -m docs.compatibility --results $(RESULTS) --check && exit $$tests
 
 prove: setup

@@ -299,6 +299,8 @@ EVENTS: dict[str, str] = {
     "node_was_taken_over": "This node was away for so long that others have all of its work; it "
     "begins anew",
     "node_taken_over": "What a node that is dead or has left had under way waits again",
+    "silent_sessions_ended": "Sessions of nodes that held locks and were silent for a lease were "
+    "ended, so that others go on; says how many",
     "claims_found": "Claims of this node that it did not know of, for a commit's answer was lost, "
     "were given back; says how many",
     "loop_fault": "A step of a loop failed; it rests and is tried again; says why, once",

@@ -73,6 +73,11 @@ class Run(Struct):
         )
 
 
+async def outlast(seconds: float) -> None:
+    """Let time pass, where that alone is what there is to wait for."""
+    await asyncio.sleep(seconds)
+
+
 async def eventually(holds: Callable[[], Any], *, within_s: float, pause_s: float = 0.02) -> bool:
     """Poll until `holds` (which may be a coroutine function) does; whether it came to hold."""
     end_s = now_s() + within_s

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from tests.crash.cluster import DURABLE, LEASE_S, NODES, Cluster, claimed, cluster
-from tests.crash.harness import eventually
+from tests.crash.harness import eventually, outlast
 from tests.crash.load import now_s
 from tests.support.history import Kill, Verdict
 from tests.support.postgres import SHIPPED, Server, running
@@ -39,7 +39,7 @@ async def crash(nodes: Cluster, postgres: Server, *, away_s: float) -> None:
     """End all of its processes at once, and start it again after a while."""
     at_s = now_s()
     await asyncio.to_thread(postgres.stop)
-    await asyncio.sleep(away_s)
+    await outlast(away_s)
     await asyncio.to_thread(postgres.start)
     await is_back(nodes, at_s)
 

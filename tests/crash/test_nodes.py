@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.cluster import DURABLE, Cluster, Freeze, cluster, cut_short
-from tests.crash.harness import AIMS, eventually
+from tests.crash.harness import AIMS, eventually, outlast
 from tests.crash.load import Caller, now_s, publish
 from tests.support.history import Verdict
 from tests.support.postgres import SHIPPED, Server, running
@@ -158,7 +158,7 @@ async def asked_while_dead(
 
         async def ask() -> None:
             calls.extend(asyncio.create_task(call(f"k{nth}")) for nth in range(5))
-            await asyncio.sleep(0.1)
+            await outlast(0.1)
 
         await nodes.freeze(frozen, meanwhile=ask)
         await asyncio.gather(*calls)

@@ -31,7 +31,7 @@ def a_migration(sql: str, number: int = NEXT) -> Migration:
 @pytest.fixture
 def url(databases: Callable[[str], Databases]) -> Iterator[str]:
     """A database that a program of this version has made."""
-    with databases(SHIPPED).lending() as lend:
+    with databases(SHIPPED).lending(once=True) as lend:
         yield asyncio.run(lend())
 
 

@@ -103,7 +103,7 @@ async def test_names_that_no_row_can_have_are_nobody_s(url: str) -> None:
 
 
 async def test_a_database_that_is_not_there_is_told_as_such(url: str) -> None:
-    gone = PeopleDatabase(url.replace("waypost-pg-", "no-such-"))
+    gone = PeopleDatabase(url.replace("?host=", "?host=/no/such"))
     unnamed = PeopleDatabase(url.replace("/test_", "/no_such_"))
 
     with pytest.raises(StoreUnavailable):

@@ -43,16 +43,18 @@ class Databases:
         self._emptying = ""
 
     @contextmanager
-    def lending(self) -> Iterator[Callable[[], Awaitable[str]]]:
-        """Lends empty ones, by their URLs, until the end of the block."""
+    def lending(self, *, once: bool = False) -> Iterator[Callable[[], Awaitable[str]]]:
+        """Lends empty ones, by their URLs, until the end of the block; `once` for those whose
+        schema is changed."""
         lent: list[str] = []
 
         async def lend() -> str:
-            lent.append(await self._take())
+            lent.append(await (self._make() if once and self._made else self._take()))
             return self.server.url(lent[-1])
 
         yield lend
-        self._idle += lent
+        if not once:
+            self._idle += lent
 
     async def _take(self) -> str:
         if not self._made:
