@@ -60,7 +60,8 @@ async def test_no_two_have_one_database_at_a_time(
     assert len(set(urls)) == 3
 
 
-async def test_a_server_ends_with_whoever_started_it_however_that_ends() -> None:
+def _started_and_left() -> tuple[int, Path]:
+    """A server, and where it keeps what it has; whoever started it was killed."""
     with subprocess.Popen(
         [sys.executable, "-c", A_SERVER], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as starter:
@@ -68,12 +69,17 @@ async def test_a_server_ends_with_whoever_started_it_however_that_ends() -> None
         pid, directory = starter.stdout.readline().split()
         assert Path(directory).exists()
         starter.send_signal(signal.SIGKILL)
+    return int(pid), Path(directory)
+
+
+async def test_a_server_ends_with_whoever_started_it_however_that_ends() -> None:
+    pid, directory = _started_and_left()
 
     async def gone() -> bool:
-        return not Path(directory).exists()
+        return not directory.exists()
 
     await until(gone)
-    assert not _is_alive(int(pid))
+    assert not _is_alive(pid)
 
 
 def _is_alive(pid: int) -> bool:
