@@ -18,7 +18,7 @@ dev: setup
 	$(BIN)/waypost dev
 
 test: setup
-	$(BIN)/python -m pytest -m 'not prove' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --results $(RESULTS); tests=$$?; \
+	$(BIN)/python -m pytest -m 'not prove' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --results=$(RESULTS); tests=$$?; \
 	$(BIN)/python -m docs.compatibility --results $(RESULTS) --check && exit $$tests
 
 prove: setup
