@@ -179,7 +179,11 @@ class Unrest(Cluster):
     async def deliver(self, node: Bench) -> None:
         idle = 0
         while await self._goes_on(node):
-            claims = await node.claim(self.random.choice((1, 5, 50)), now_ms=self.tick())
+            try:
+                claims = await node.claim(self.random.choice((1, 5, 50)), now_ms=self.tick())
+            except StoreUnavailable:
+                assert node in self.gone, "a node that lives is away"
+                return
             for claim in claims:
                 self.begin(node, claim)
             idle = 0 if claims else idle + 1

@@ -12,7 +12,8 @@ const { messageId } = await queue.enqueue({ url, body: "waits" });
 const holding = await queue.get();
 const listed = await queue.list();
 await queue.resume();
-const resumed = await queue.get();
+let resumed = await queue.get();
+while (resumed.lag > 0) resumed = await queue.get(); // until what waited has arrived
 await queue.pause();
 const waiting = await queue.enqueue({ url, body: "never" });
 await queue.delete();
