@@ -114,12 +114,12 @@ def _walk(
 ) -> tuple[list[Place], str | None]:
     """The places of some dead letters that `where` means, and from where to go on."""
     place = "(l.failed_ms, l.number)"
-    down, until = (" DESC", ">=") if latest_first else ("", "<=")
+    down = " DESC" if latest_first else ""
     order = f" ORDER BY l.failed_ms{down}, l.number{down}"
     bounds, values = _bounds(where, latest_first=latest_first, cursor=cursor)
     values.insert(0, tenant)
     told = replace(where, message_ids=NOTHING, dead_letter_ids=NOTHING, from_ms=None, to_ms=None)
-    index, end = "", None
+    index, looked_at_max = "", -1
     if where.dead_letter_ids:
         bounds += f" AND {place} IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))"
         values.append(_json(places_of(where.dead_letter_ids)))
@@ -129,33 +129,33 @@ def _walk(
         bounds += f" AND l.message_id {AMONG}"
         values.append(as_list(where.message_ids))
     elif told != EVERYTHING and not where.dead_letter_ids:
-        end = query(
-            db,
-            f"SELECT l.failed_ms, l.number FROM dead_letter l WHERE l.tenant = ? AND {bounds}"
-            f"{order} LIMIT 1 OFFSET ?",
-            (*values, LOOKED_AT_MAX - 1),
-        ).fetchone()
-        if end is not None:
-            bounds += f" AND {place} {until} (?, ?)"
-            values += end
-    if where.statuses:
-        bounds += f" AND l.detail ->> '$.status' {AMONG}"
-        values.append(_json(sorted(where.statuses)))
+        looked_at_max = LOOKED_AT_MAX
+    among = f"FROM dead_letter l{index} WHERE l.tenant = ? AND {bounds}{order}"
     likely, of_facts = prefilter(told, facts="m.facts")
+    if where.statuses:
+        likely += f" AND l.detail ->> '$.status' {AMONG}"
+        of_facts.append(_json(sorted(where.statuses)))
     told = replace(told, statuses=frozenset())
     facts = "NULL" if told == EVERYTHING else "m.facts"
     places: list[Place] = []
     for failed_ms, number, raw in query(
         db,
-        f"SELECT l.failed_ms, l.number, {facts} FROM dead_letter l{index}"
+        f"SELECT l.failed_ms, l.number, {facts} FROM (SELECT l.* {among} LIMIT ?) l"
         " CROSS JOIN message m ON m.tenant = l.tenant AND m.id = l.message_id"
-        f" WHERE l.tenant = ? AND {bounds}{likely}{order}",
-        (*values, *of_facts),
+        f" WHERE true{likely}{order}",
+        (*values, looked_at_max, *of_facts),
     ):
         if raw is None or matches(told, decode_message(raw), at_ms=failed_ms):
             if len(places) == count_max:
                 return places, dead_letter_id(*places[-1])
             places.append((failed_ms, number))
+    if looked_at_max < 0:
+        return places, None
+    end = query(
+        db,
+        f"SELECT l.failed_ms, l.number {among} LIMIT 1 OFFSET ?",
+        (*values, looked_at_max - 1),
+    ).fetchone()
     return places, None if end is None else dead_letter_id(*end)
 
 

@@ -14,6 +14,10 @@ from waypost.store.sqlite.database import as_problems, connect, transaction
 READERS = 2
 """Threads that read for the API."""
 
+LONG_S = 0.001
+"""Who looks for longer rests as long again: one who reads page after page takes half of a
+processor, and others are not late."""
+
 T = TypeVar("T")
 
 
@@ -38,7 +42,13 @@ class Readers:
             raise StoreUnavailable("the store is closed")
         if self._shared is not None:
             return look(self._shared)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._look, look)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        seen = await loop.run_in_executor(self._threads, self._look, look)
+        took_s = loop.time() - began_s
+        if took_s > LONG_S:
+            await asyncio.sleep(took_s)
+        return seen
 
     def close(self) -> None:
         self._closed = True
