@@ -89,7 +89,7 @@ def callback_later() -> None:
         for claim, callbacks, births, now_ms in calls:
             adding = Adding(batch, births, now_ms=now_ms)
             for draft in callbacks:
-                adding.accept_callback(draft, claim, now_ms=now_ms)
+                adding.accept_one(draft, now_ms=now_ms, source=claim)
             adding.write()
         return [None] * len(calls)
 

@@ -20,9 +20,10 @@ from typing import Any
 from waypost.cli.main import main
 from waypost.domain.errors import StaleClaim
 from waypost.domain.message import Logged
+from waypost.store.calls import Settle
 from waypost.store.postgres import writer
 from waypost.store.postgres.life import Life
-from waypost.store.postgres.settling import Ending, Settle
+from waypost.store.postgres.settling import Ending
 from waypost.store.postgres.writer import Batch, Operation, Writer
 
 FLUSH_S = 0.05

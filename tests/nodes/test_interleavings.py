@@ -15,9 +15,9 @@ from tests.support.databases import Databases
 from tests.support.factory import ERROR, OK, SECOND, T0, a_callback, a_draft
 from tests.support.postgres import SHIPPED
 from waypost.domain.attempt import Delivered, TryAgain
+from waypost.store.calls import Add, Settle
 from waypost.store.postgres import settling
-from waypost.store.postgres.adding import Add
-from waypost.store.postgres.settling import Ending, Settle
+from waypost.store.postgres.settling import Ending
 from waypost.store.postgres.store import PostgresStore, open_postgres
 from waypost.store.postgres.writer import Batch, Operation
 from waypost.store.protocol import Claim

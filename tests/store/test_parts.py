@@ -12,6 +12,7 @@ from tests.support.databases import Databases, connected
 from tests.support.factory import DAY, HOUR, SECOND, T0, a_callback, a_draft
 from tests.support.postgres import SHIPPED
 from waypost.domain.attempt import Delivered
+from waypost.store.counts import Kept
 from waypost.store.postgres import parts, upkeep
 from waypost.store.postgres.store import PostgresStore, open_postgres
 from waypost.store.protocol import BYTES_MAX, Pruned, Retention
@@ -331,7 +332,7 @@ async def test_a_database_that_can_only_be_read_says_so(node: Node) -> None:
     await node.db.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     try:
         async with connected(node.url) as reading:
-            pulse = await upkeep.pulse(reading, upkeep.Counter(), shut=[], now_ms=T0)
+            pulse = await upkeep.pulse(reading, Kept(), shut=[], now_ms=T0)
     finally:
         await node.db.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 

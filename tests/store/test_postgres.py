@@ -19,9 +19,9 @@ from tests.support.postgres import QUICK, SHIPPED, Server, running
 from tests.support.waiting import PATIENCE_S, until
 from waypost.domain.errors import Invalid, StoreUnavailable
 from waypost.domain.flow import Flow
+from waypost.domain.lanes import Place
 from waypost.store.postgres import flow_keys
 from waypost.store.postgres.database import Connection, migrate
-from waypost.store.postgres.shut import Place
 from waypost.store.postgres.store import PostgresStore, open_postgres
 from waypost.store.postgres.writer import Batch
 

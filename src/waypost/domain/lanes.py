@@ -12,6 +12,9 @@ KEY = "key:"
 HOST = "host:"
 SUSPECTS = "suspects"
 
+Place = tuple[str, str]
+"""A tenant and a lane of theirs."""
+
 
 def lane_of(message: Message, host: str, *, suspect: bool = False) -> str:
     """The lane's name within its tenant."""

@@ -1,1 +1,2 @@
-"""What is kept.  `protocol` says what an engine promises; engines live in folders below."""
+"""What is kept.  `protocol` says what an engine promises; engines live in folders below, and
+what they have in common beside it."""

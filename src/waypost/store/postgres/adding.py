@@ -1,36 +1,24 @@
-"""The home of acceptance: drafts become messages, deliveries and log entries.
+"""The home of acceptance as PostgreSQL writes it.
 
-All calls that wait at one moment are gathered, and then written table by table.
+What drafts become is gathered by `waypost.store.adds`, and written table by table; what they
+name is locked and read before.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any
 
-import msgspec
-
-from waypost.domain import callbacks
 from waypost.domain.errors import LimitReached
-from waypost.domain.lanes import lane_of, queue_lane, queue_of
+from waypost.domain.lanes import Place, lane_of, queue_lane, queue_of
 from waypost.domain.message import Message
 from waypost.store import quotas
+from waypost.store.adds import Adds, queues_named
+from waypost.store.calls import Add
 from waypost.store.postgres import flow_keys, lanes, queues
 from waypost.store.postgres.database import Connection, columns, insert
 from waypost.store.postgres.lanes import LaneState
 from waypost.store.postgres.permits import Permits
-from waypost.store.postgres.shut import Place
 from waypost.store.postgres.writer import Batch
-from waypost.store.protocol import Accepted, Births, Claim, Draft
-
-encode = msgspec.json.encode
-
-
-class Add(msgspec.Struct, frozen=True):
-    drafts: Sequence[Draft]
-    births: Births
-    queue_count_max: int
-    now_ms: int
+from waypost.store.protocol import Accepted, Births, Draft
 
 
 async def add(batch: Batch, calls: list[Add]) -> list[list[Accepted] | LimitReached]:
@@ -41,32 +29,17 @@ async def add(batch: Batch, calls: list[Add]) -> list[list[Accepted] | LimitReac
     return accepted
 
 
-class Adding:
-    """What one batch of adds gathers, and then writes table by table.
+class Adding(Adds):
+    """What one batch of adds gathers, and then writes table by table."""
 
-    `now_ms` is the latest of its calls': what is due to one of them may not be
-    overtaken by another that came a moment earlier.
-    """
+    batch: Batch
+    permits: Permits
 
     def __init__(self, batch: Batch, births: Births, *, now_ms: int) -> None:
-        self.batch = batch
+        super().__init__(batch, births, lease=batch.lease, now_ms=now_ms)
         self.db = batch.db
-        self.births = births
-        self.places = births.places
-        self.now_ms = now_ms
-        self.token = 0
-        self.quota = 0
-        self.open: dict[Place, int] = {}
-        self.accepted_ms: dict[Place, int] = {}
-        self.waiting: dict[Place, int] = {}
-        self.limited: set[Place] = set()
         self.permits = Permits(batch, now_ms=now_ms)
         self.states: dict[Place, LaneState] = {}
-        self.messages: list[tuple[Any, ...]] = []
-        self.bodies: list[tuple[Any, ...]] = []
-        self.deliveries: list[tuple[Any, ...]] = []
-        self.holds: list[tuple[Any, ...]] = []
-        self.events: list[tuple[Any, ...]] = []
 
     async def accept(self, calls: Sequence[Add]) -> list[list[Accepted] | LimitReached]:
         """Accept the drafts of calls: those of each, or none."""
@@ -79,7 +52,7 @@ class Adding:
         )
         left = iter(firsts)
         return [
-            refusal or self._accept_all(call.drafts, left, now_ms=call.now_ms)
+            refusal or self.accept_all(call.drafts, left, now_ms=call.now_ms)
             for call, refusal in zip(calls, refusals, strict=True)
         ]
 
@@ -88,7 +61,7 @@ class Adding:
 
         To be called once, with all drafts that are to be accepted.
         """
-        named = {(d.message.tenant, d.message.queue) for d in drafts if d.message.queue is not None}
+        named = queues_named(drafts)
         keys = {(d.message.tenant, d.message.flow.key) for d in drafts if d.message.flow}
         limited = {
             (d.message.tenant, lane_of(d.message, d.host))
@@ -113,33 +86,6 @@ class Adding:
         if turn_ms is not None and turn_ms <= self.now_ms:
             self.quota //= 2
 
-    def _accept_all(
-        self, drafts: Sequence[Draft], firsts: Iterable[str | None], *, now_ms: int
-    ) -> list[Accepted]:
-        """Accept the drafts of one call, but for those of which there is a first; those with
-        one body share its row."""
-        uses = Counter(id(draft.body) for draft in drafts if draft.body)
-        shared: dict[int, int] = {}
-        accepted = []
-        for draft, first in zip(drafts, firsts, strict=False):
-            if first is not None:
-                accepted.append(Accepted(message_id=first, deduplicated=True))
-                continue
-            of = id(draft.body)
-            if uses[of] > 1:
-                self.accept_one(draft, now_ms=now_ms, shared_body=shared.get(of, 0))
-                shared.setdefault(of, self.messages[-1][2])
-            else:
-                self.accept_one(draft, now_ms=now_ms)
-            accepted.append(Accepted(message_id=draft.message.id))
-        return accepted
-
-    def accept_again(self, draft: Draft, *, body: int, source: int | None, now_ms: int) -> None:
-        """Accept a message with the body that is kept under the number `body` (D27); a callback
-        tells of the message of the number `source`."""
-        self.accept_one(draft, now_ms=now_ms)
-        self.messages[-1] = (*self.messages[-1][:4], body, source)
-
     def wait(self, waiting: Mapping[Place, int]) -> None:
         """Note what waits in lanes without places of their own, and until when at least."""
         for place, due_ms in waiting.items():
@@ -158,88 +104,10 @@ class Adding:
         limited = {*self.limited, *await self.permits.write()}
         await lanes.join(self.batch, self.waiting, limited, now_ms=self.now_ms)
 
-    def accept_one(
-        self,
-        draft: Draft,
-        *,
-        now_ms: int,
-        shared_body: int | None = None,
-        source: Claim | None = None,
-    ) -> None:
-        """Accept one draft.  `shared_body` is the number under which its body is kept for
-        several messages, 0 where this is the first of them; `source` is the attempt that a
-        callback tells of."""
-        message = draft.message
-        numbers = self.batch.numbers
-        number = numbers.next()
-        tenant = message.tenant
-        body = kept = draft.body
-        if draft.report is not None:
-            assert source is not None, message.id
-            kept = encode(draft.report)
-        lane = lane_of(message, draft.host)
-        place = (tenant, lane)
-        room = self.open.get(place)
-        if room is None:
-            room = self.open[place] = self._room(message, place)
-        due_ms = message.not_before_ms
-        if message.queue is not None:
-            due_ms = max(due_ms, self.accepted_ms[place])
-        token = None
-        key = None
-        if message.flow is not None:
-            key = message.flow.key
-            self.permits.ask(tenant, message.flow)
-            if due_ms <= self.now_ms and room and not self.permits.room_at_birth(tenant, key):
-                room = self.open[place] = 0
-        if due_ms <= self.now_ms and room:
-            if draft.report is not None and source is not None:
-                body = callbacks.body(draft.report, source.message, source.body)
-            if self.quota > 0 and not self.places.refusal(draft.host, size=len(body)):
-                token = self.token
-                self.quota -= 1
-                self.open[place] = room - 1
-            else:
-                self.open[place] = 0
-        if kept and not shared_body:
-            self.bodies.append((number, kept))
-        if shared_body is not None:
-            shared_body = shared_body or number
-        of = None if source is None else source.number
-        self.messages.append((tenant, message.id, number, encode(message), shared_body, of))
-        holding = token is not None and message.queue is not None
-        node = None if token is None else self.batch.node
-        self.deliveries.append(
-            (
-                *(number, tenant, message.id, lane, draft.host, due_ms, token, node),
-                *(holding, 0, 0, False, key),
-            )
-        )
-        self.events.append((tenant, now_ms, numbers.next(), message.id, "CREATED", None))
-        if token is not None:
-            if holding:
-                self.holds.append((tenant, lane, number))
-            active_ms = self.now_ms
-            if key is not None:
-                active_ms = self.permits.take(tenant, key, number, own=not holding)
-            self.events.append((tenant, active_ms, numbers.next(), message.id, "ACTIVE", None))
-            claim = Claim(
-                number=number,
-                token=token,
-                message=message,
-                body=body,
-                host=draft.host,
-                lease=self.batch.lease,
-            )
-            self.batch.take_place(self.places, claim)
-            self.batch.on_commit.append(partial(self.births.hand_over, claim))
-        elif message.queue is not None or key is not None:
-            self.limited.add(place)
-        else:
-            self.wait({place: due_ms})
+    def _claimed_under(self, token: int | None) -> tuple[int | None, ...]:
+        return token, None if token is None else self.batch.node
 
     def _room(self, message: Message, place: Place) -> int:
-        """How many messages may be claimed at birth in a lane, were they due."""
         if not self.quota:
             return 0
         state = self.states[place]
@@ -254,12 +122,7 @@ class Adding:
 
 async def too_many_queues(db: Connection, calls: Sequence[Add]) -> list[LimitReached | None]:
     """Why each of the calls is refused that would make a queue too many."""
-    named = {
-        (draft.message.tenant, draft.message.queue)
-        for call in calls
-        for draft in call.drafts
-        if draft.message.queue is not None
-    }
+    named = queues_named(draft for call in calls for draft in call.drafts)
     if not named:
         return [None] * len(calls)
     there = await queues.those_there(db, named)
@@ -268,11 +131,7 @@ async def too_many_queues(db: Connection, calls: Sequence[Add]) -> list[LimitRea
     counts = await queues.counts(db, {tenant for tenant, _ in named - there})
     refusals: list[LimitReached | None] = []
     for call in calls:
-        new = {
-            (draft.message.tenant, draft.message.queue)
-            for draft in call.drafts
-            if draft.message.queue is not None
-        } - there
+        new = queues_named(call.drafts) - there
         wanted = Counter(tenant for tenant, _ in new)
         if any(counts[tenant] + wanted[tenant] > call.queue_count_max for tenant in wanted):
             refusals.append(quotas.exceeded("maxQueues", call.queue_count_max))

@@ -12,15 +12,15 @@ from itertools import zip_longest
 
 import msgspec
 
-from waypost.domain.lanes import HOST, key_of, queue_of
+from waypost.domain.lanes import HOST, Place, key_of, queue_of
 from waypost.domain.message import Logged, Message
-from waypost.domain.places import NODE, SUSPECT_AFTER, Places
+from waypost.domain.places import NODE, SUSPECT_AFTER
+from waypost.store.calls import Ask
 from waypost.store.postgres import flow_keys, lanes, permits
 from waypost.store.postgres.database import Connection, columns, insert
 from waypost.store.postgres.lanes import LaneState
 from waypost.store.postgres.messages import FACTS_AND_BODY, message_of, wholes
 from waypost.store.postgres.permits import Permits
-from waypost.store.postgres.shut import Place
 from waypost.store.postgres.writer import Batch
 from waypost.store.protocol import Claim, Claimed
 
@@ -32,12 +32,6 @@ TENANTS_VISITED_MAX = 64
 
 PASSES_MAX = 3
 """How often one claim goes round: lanes that had little leave their share to the others."""
-
-
-class Ask(msgspec.Struct, frozen=True):
-    count_max: int
-    places: Places
-    now_ms: int
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,30 +4,22 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from waypost.domain.errors import LimitReached
 from waypost.domain.filters import EVERYTHING, NOTHING, Filter, matches
 from waypost.domain.ids import dead_letter_id
-from waypost.domain.places import Places
+from waypost.store.adds import NO_BIRTHS
+from waypost.store.calls import Add, Delete, Retry
 from waypost.store.cursors import Place, left_of, places_of, read_cursor, span
 from waypost.store.details import dead_letter
-from waypost.store.postgres.adding import Add, Adding, too_many_queues
+from waypost.store.postgres.adding import Adding, too_many_queues
 from waypost.store.postgres.database import Connection
 from waypost.store.postgres.filters import Values
 from waypost.store.postgres.messages import decode_message, message_of, remove_messages
 from waypost.store.postgres.reading import Kept, in_parts
 from waypost.store.postgres.writer import Batch
-from waypost.store.protocol import (
-    Births,
-    Claim,
-    DeadLetter,
-    DeadLetterPage,
-    Draft,
-    Found,
-    NewMessage,
-)
+from waypost.store.protocol import DeadLetter, DeadLetterPage, Draft, Found
 
 LOOKED_AT_MAX = 5_000
 """Dead letters that a call looks at for those that are wanted: then it ends, with a cursor."""
@@ -227,11 +219,6 @@ def _order(*, latest_first: bool) -> str:
     return f"l.failed_ms {way}, l.number {way}"
 
 
-class Delete(msgspec.Struct, frozen=True):
-    tenant: str
-    ids: Sequence[str]
-
-
 async def delete(batch: Batch, calls: list[Delete]) -> list[int]:
     """Remove dead letters; see `DeadLetters.delete_dead_letters`."""
     counts = []
@@ -262,20 +249,12 @@ async def _take(db: Connection, tenant: str, places: Sequence[Place]) -> dict[st
     return {dead_letter_id(row[0], row[1]): row[2] for row in gone}
 
 
-class Retry(msgspec.Struct, frozen=True):
-    tenant: str
-    ids: Sequence[str]
-    new_message: NewMessage
-    queue_count_max: int
-    now_ms: int
-
-
 async def retry(batch: Batch, calls: list[Retry]) -> Sequence[list[str | None] | LimitReached]:
     """Publish anew what dead letters speak of; see `DeadLetters.retry_dead_letters`."""
-    adding = Adding(batch, _NO_BIRTHS, now_ms=max(call.now_ms for call in calls))
+    adding = Adding(batch, NO_BIRTHS, now_ms=max(call.now_ms for call in calls))
     found = [await _found(batch.db, call) for call in calls]
     adds = [
-        Add([each.draft for each in dead.values()], _NO_BIRTHS, call.queue_count_max, call.now_ms)
+        Add([each.draft for each in dead.values()], NO_BIRTHS, call.queue_count_max, call.now_ms)
         for call, dead in zip(calls, found, strict=True)
     ]
     refusals = await too_many_queues(batch.db, adds)
@@ -343,11 +322,3 @@ async def _retry(adding: Adding, call: Retry, taken: dict[str, _Dead]) -> list[s
             adding.accept_again(dead.draft, body=dead.body, source=dead.source, now_ms=call.now_ms)
         new_ids.append(None if dead is None else dead.draft.message.id)
     return new_ids
-
-
-def _nobody(claim: Claim) -> None:
-    raise AssertionError(claim.message.id)
-
-
-_NO_BIRTHS = Births(Places(count_max=0, host_count_max=0, bytes_max=0), _nobody)
-"""A message that is retried waits for its turn: its body is not in hand."""

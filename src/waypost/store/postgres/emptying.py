@@ -1,24 +1,15 @@
 """The home of the end of a queue: its messages are cancelled in chunks, and it goes with the
 last of them (D28)."""
 
-import msgspec
-
 from waypost.domain.lanes import queue_lane
 from waypost.domain.message import Message, State
+from waypost.store.calls import Empty
 from waypost.store.postgres import lanes, queues
 from waypost.store.postgres.database import Connection, is_text
 from waypost.store.postgres.messages import decode_message
 from waypost.store.postgres.settling import Ending
 from waypost.store.postgres.writer import Batch, one_by_one
 from waypost.store.protocol import Emptied
-
-
-class Empty(msgspec.Struct, frozen=True):
-    tenant: str
-    name: str
-    mark: int | None
-    count_max: int
-    now_ms: int
 
 
 async def empty(batch: Batch, calls: list[Empty]) -> list[Emptied]:

@@ -5,9 +5,8 @@ from collections.abc import Iterable
 import msgspec
 
 from waypost.domain.flow import FlowKey
-from waypost.domain.lanes import KEY, key_lane
+from waypost.domain.lanes import KEY, Place, key_lane
 from waypost.store.postgres.database import Connection, columns, is_text
-from waypost.store.postgres.shut import Place
 from waypost.store.protocol import FlowKeyState
 
 _decode = msgspec.json.Decoder(FlowKey).decode

@@ -10,10 +10,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from waypost.domain.lanes import QUEUE, key_of, queue_lane, queue_of
+from waypost.domain.lanes import QUEUE, Place, key_of, queue_lane, queue_of
 from waypost.store.postgres import flow_keys
 from waypost.store.postgres.database import Connection, columns
-from waypost.store.postgres.shut import Place
 from waypost.store.postgres.writer import Batch
 
 NAME = "tenant || ' ' || lane"

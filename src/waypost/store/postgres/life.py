@@ -15,10 +15,11 @@ import asyncpg
 import structlog
 
 from waypost.domain.errors import StoreFull, StoreUnavailable
+from waypost.store.calls import Release
 from waypost.store.postgres import nodes
 from waypost.store.postgres.database import as_problems, lent
 from waypost.store.postgres.nodes import TakeOver
-from waypost.store.postgres.settling import Release, release
+from waypost.store.postgres.settling import release
 from waypost.store.postgres.writer import Writer
 from waypost.store.protocol import Claim
 

@@ -7,10 +7,9 @@ the database open (D32); these see that by `people_version`.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from msgspec import Struct
-
 from waypost.domain.errors import Invalid, NotFound
 from waypost.domain.signing import SigningKeys
+from waypost.store.calls import Rotate
 from waypost.store.postgres.database import Connection, connection, is_text, migrate
 from waypost.store.postgres.writer import Batch
 from waypost.store.protocol import Tenant, Token
@@ -102,11 +101,6 @@ async def add_token(db: Connection, token: Token) -> None:
         "INSERT INTO token VALUES ($1, $2, $3, $4, $5)",
         *(token.id, token.tenant, token.sha256, token.read_only, token.created_ms),
     )
-
-
-class Rotate(Struct, frozen=True):
-    tenant_id: str
-    new_key: str
 
 
 async def rotate_keys(batch: Batch, calls: list[Rotate]) -> list[SigningKeys | None]:

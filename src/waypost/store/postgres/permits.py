@@ -18,12 +18,11 @@ from itertools import chain
 import msgspec
 
 from waypost.domain.flow import UNLIMITED, Flow, FlowKey
-from waypost.domain.lanes import key_lane
+from waypost.domain.lanes import Place, key_lane
+from waypost.store.calls import KeyChange
 from waypost.store.postgres import flow_keys, lanes
 from waypost.store.postgres.database import Connection, insert, is_text
-from waypost.store.postgres.shut import Place
 from waypost.store.postgres.writer import Batch, InTheWay
-from waypost.store.protocol import ChangeOfFlowKey
 
 KEYS_OPENED_MAX = 64
 """Keys that are opened at once, of those that may have room for lanes that wait for them."""
@@ -209,20 +208,13 @@ async def open_keys(batch: Batch, calls: list[Opening]) -> list[None]:
     return [None] * len(calls)
 
 
-class Change(msgspec.Struct, frozen=True):
-    tenant: str
-    name: str
-    change: ChangeOfFlowKey
-    now_ms: int
-
-
-async def change(batch: Batch, calls: list[Change]) -> list[FlowKey | Exception | None]:
+async def change(batch: Batch, calls: list[KeyChange]) -> list[FlowKey | Exception | None]:
     """Change keys; see `FlowKeys.change_flow_key`."""
     await batch.lock((call.tenant, key_lane(call.name)) for call in calls if is_text(call.name))
     return [await _change(batch, call) for call in calls]
 
 
-async def _change(batch: Batch, call: Change) -> FlowKey | Exception | None:
+async def _change(batch: Batch, call: KeyChange) -> FlowKey | Exception | None:
     db, tenant, name = batch.db, call.tenant, call.name
     before = await flow_keys.one(db, tenant, name)
     try:

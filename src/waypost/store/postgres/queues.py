@@ -6,14 +6,12 @@ Publishing makes them too; see `adding`.  How they end is in `emptying`.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 from waypost.domain.errors import LimitReached
-from waypost.domain.lanes import QUEUE, queue_lane
+from waypost.domain.lanes import QUEUE, Place, queue_lane
 from waypost.store import quotas
+from waypost.store.calls import Pause, Put
 from waypost.store.postgres import lanes
 from waypost.store.postgres.database import Connection, columns, is_text
-from waypost.store.postgres.shut import Place
 from waypost.store.postgres.writer import Batch
 from waypost.store.protocol import Queue
 
@@ -110,15 +108,6 @@ async def accept(
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-class Put(msgspec.Struct, frozen=True):
-    tenant: str
-    name: str
-    parallelism: int
-    paused: bool | None
-    count_max: int
-    now_ms: int
-
-
 async def put(batch: Batch, calls: list[Put]) -> list[LimitReached | None]:
     """Make or change queues; see `Queues.put_queue`."""
     await _lock(batch, calls)
@@ -141,13 +130,6 @@ async def _put(batch: Batch, call: Put) -> LimitReached | None:
         )
     await lanes.refresh(batch, [(tenant, queue_lane(name))], now_ms=call.now_ms)
     return None
-
-
-class Pause(msgspec.Struct, frozen=True):
-    tenant: str
-    name: str
-    paused: bool
-    now_ms: int
 
 
 async def pause(batch: Batch, calls: list[Pause]) -> list[bool]:

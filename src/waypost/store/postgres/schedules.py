@@ -2,42 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 from waypost.domain.errors import LimitReached
+from waypost.domain.lanes import Place
 from waypost.domain.message import Logged
 from waypost.domain.schedules import Schedule
 from waypost.store import quotas
-from waypost.store.postgres.adding import Add, Adding
+from waypost.store.calls import Add, Firing, PutOff, ScheduleChange
+from waypost.store.postgres.adding import Adding
 from waypost.store.postgres.database import Connection, columns, is_text
-from waypost.store.postgres.shut import Place
 from waypost.store.postgres.writer import Batch, one_by_one
-from waypost.store.protocol import Births, ChangeOfSchedule, Draft, DueSchedules, ScheduleSeen
+from waypost.store.protocol import DueSchedules, ScheduleSeen
 from waypost.store.schedules import encode, read
-
-
-class ScheduleChange(msgspec.Struct, frozen=True):
-    tenant: str
-    id: str
-    change: ChangeOfSchedule
-    body: bytes | None
-    count_max: int
-
-
-class Firing(msgspec.Struct, frozen=True):
-    before: Schedule
-    after: Schedule
-    drafts: Sequence[Draft]
-    births: Births
-    queue_count_max: int
-    now_ms: int
-
-
-class PutOff(msgspec.Struct, frozen=True):
-    tenant: str
-    id: str
-    until_ms: int
-    now_ms: int
 
 
 async def one(db: Connection, tenant: str, schedule_id: str) -> ScheduleSeen | None:

@@ -1,42 +1,25 @@
-"""The home of ends: attempts are settled, claims released, messages cancelled.
+"""The home of ends as PostgreSQL writes them: attempts are settled, claims released, messages
+cancelled.
 
-What follows from each is asked of the domain's table of states (`NEXT`), and
-written in one transaction: log entries, the next due time or the dead letter,
-the freed place of a queue, and the callbacks.
+What follows from each is gathered by `waypost.store.ends`, and written in one transaction;
+whatever may end is locked before.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import msgspec
-from msgspec.structs import replace
-
-from waypost.domain.attempt import Delivered, GiveUp, Outcome, TryAgain, Verdict
+from waypost.domain.attempt import GiveUp, TryAgain
 from waypost.domain.errors import StaleClaim
-from waypost.domain.ids import dead_letter_id
-from waypost.domain.lanes import key_lane, lane_of, queue_lane
-from waypost.domain.message import NEXT, Event, Logged, Message, State
-from waypost.domain.places import SUSPECT_AFTER
-from waypost.store.details import Detail, answer_of, note_of
+from waypost.domain.lanes import Place, key_lane, queue_lane
+from waypost.domain.message import Logged, Message, State
+from waypost.store.calls import Cancel, CancelMany, Release, Settle
+from waypost.store.ends import Ends, is_of_failure, place_of
 from waypost.store.postgres import lanes, permits
 from waypost.store.postgres.adding import Adding
 from waypost.store.postgres.database import columns, insert
 from waypost.store.postgres.filters import sendable
 from waypost.store.postgres.messages import decode_message, source_numbers
-from waypost.store.postgres.shut import Place
 from waypost.store.postgres.writer import Batch, InTheWay
-from waypost.store.protocol import Births, Cancelled, Claim, Draft
-
-encode = msgspec.json.encode
-
-
-class Settle(msgspec.Struct, frozen=True):
-    claim: Claim
-    verdict: Verdict
-    outcome: Outcome
-    callbacks: Sequence[Draft]
-    births: Births
-    now_ms: int
+from waypost.store.protocol import Cancelled, Claim, Draft
 
 
 async def settle(batch: Batch, calls: list[Settle]) -> list[Logged | StaleClaim]:
@@ -49,7 +32,7 @@ async def settle(batch: Batch, calls: list[Settle]) -> list[Logged | StaleClaim]
         drafts = _due_callbacks(calls, before)
     await ending.lock(
         (call.claim.message for call in calls),
-        lanes=(_lane_of(call.claim) for call in calls if isinstance(call.verdict, TryAgain)),
+        lanes=(place_of(call.claim) for call in calls if isinstance(call.verdict, TryAgain)),
         callbacks=drafts,
     )
     out = await ending.claimed_rows(call.claim for call in calls)
@@ -69,31 +52,21 @@ def _due_callbacks(
         token, canceling = rows.get(call.claim.number, (None, False))
         if token == call.claim.token:
             fails = isinstance(call.verdict, GiveUp) and not canceling
-            due += [(draft, call) for draft in call.callbacks if fails or not _is_of_failure(draft)]
+            due += [(draft, call) for draft in call.callbacks if fails or not is_of_failure(draft)]
     return due
 
 
-class Ending:
+class Ending(Ends):
     """What one batch of ends gathers, and then writes table by table.
 
     `lock` is called first, with whatever may end.
     """
 
+    batch: Batch
+
     def __init__(self, batch: Batch, *, now_ms: int) -> None:
-        self.batch = batch
+        super().__init__(batch, now_ms=now_ms)
         self.db = batch.db
-        self.now_ms = now_ms
-        self.ended: list[int] = []
-        self.holds: set[tuple[str, str, int]] = set()
-        self.awaited: list[Message] = []
-        self.retries: list[tuple[int, int, int, int]] = []
-        self.waiting: dict[Place, int] = {}
-        self.changed: set[Place] = set()
-        self.dead_letters: list[tuple[Any, ...]] = []
-        self.events: list[tuple[Any, ...]] = []
-        self.callbacks: list[tuple[Draft, Settle]] = []
-        self.permits: list[tuple[str, str, int]] = []
-        self.canceling: list[int] = []
         self.adding: Adding | None = None
         self.locked: set[Place] = set()
 
@@ -132,65 +105,11 @@ class Ending:
         )
         return {row[0]: (row[1], row[2]) for row in rows}
 
-    def settle(self, call: Settle, row: tuple[int | None, bool] | None) -> Logged | StaleClaim:
-        claim, verdict, outcome, now_ms = call.claim, call.verdict, call.outcome, call.now_ms
-        if row is None or row[0] != claim.token:
-            return StaleClaim(f"the claim on {claim.message.id} was lost")
-        self._give_back(claim)
-        state = State.CANCELING if row[1] else State.CLAIMED
-        after = NEXT[state][_EVENT_OF[type(verdict)]]
-        for draft in call.callbacks:
-            if not _is_of_failure(draft):
-                self.callbacks.append((draft, call))
-        if after is State.DELIVERED:
-            self.log(claim.message, Logged.DELIVERED, now_ms, note_of(outcome))
-            self.end(claim.number, claim.message)
-            return Logged.DELIVERED
-        self.log(claim.message, Logged.ERROR, now_ms, answer_of(outcome))
-        if after is State.CANCELED:
-            self.log(claim.message, Logged.CANCELED, now_ms)
-            self.end(claim.number, claim.message)
-            return Logged.CANCELED
-        if isinstance(verdict, TryAgain):
-            self.log(claim.message, Logged.RETRY, now_ms, Detail(next_delivery_ms=verdict.at_ms))
-            retried = claim.retried + verdict.counts
-            self.retries.append((claim.number, verdict.at_ms, retried, claim.interrupted))
-            self._wait(claim, verdict.at_ms)
-            return Logged.RETRY
-        assert isinstance(verdict, GiveUp), verdict
-        self.log(claim.message, Logged.FAILED, now_ms, Detail(error=verdict.why))
-        tenant, number = claim.message.tenant, self.batch.numbers.next()
-        detail = encode(answer_of(outcome, why=verdict.why))
-        self.dead_letters.append((tenant, now_ms, number, claim.message.id, detail))
-        for draft in call.callbacks:
-            if _is_of_failure(draft):
-                self.callbacks.append((_naming(draft, dead_letter_id(now_ms, number)), call))
-        self.end(claim.number, claim.message)
-        return Logged.FAILED
-
-    def release(self, claim: Claim, *, canceling: bool) -> None:
-        """Put a claim back as it was, or end it where it was to be cancelled."""
-        now_ms = self.now_ms
-        self._give_back(claim)
-        if NEXT[State.CANCELING if canceling else State.CLAIMED][Event.RELEASE] is State.CANCELED:
-            self.log(claim.message, Logged.CANCELED, now_ms)
-            self.end(claim.number, claim.message)
-        else:
-            self.retries.append((claim.number, now_ms, claim.retried, claim.interrupted))
-            self._wait(claim, now_ms)
-
     def cancel(self, number: int, message: Message, *, lane: str, state: State) -> None:
         """Cancel a delivery: at once where it waits, else as soon as its attempt ends (D16)."""
         if state is State.WAITING and (message.tenant, lane) not in self.locked:
             raise InTheWay  # it came to wait there just before it was locked
-        if state is not State.CANCELING:
-            self.log(message, Logged.CANCEL_REQUESTED, self.now_ms)
-        if NEXT[state][Event.CANCEL] is State.CANCELED:
-            self.log(message, Logged.CANCELED, self.now_ms)
-            self.end(number, message)
-            self.changed.add((message.tenant, lane))
-        else:
-            self.canceling.append(number)
+        super().cancel(number, message, lane=lane, state=state)
 
     async def write(self) -> None:
         db = self.db
@@ -217,94 +136,18 @@ class Ending:
             self.adding.wait(self.waiting)  # all lanes are locked in one order
             self.waiting = {}
             await self.adding.write()
-        await self._free()
+        self.free_awaited(await source_numbers(db, self.awaited))
+        await lanes.free(db, self.holds)
         keys = {(tenant, key) for tenant, key, _ in self.permits}
         await permits.look_again(self.batch, keys, now_ms=self.now_ms)
         await lanes.join(self.batch, self.waiting, self.changed, now_ms=self.now_ms)
-
-    def end(self, number: int, message: Message) -> None:
-        """End a delivery: it goes, and frees its place in a queue."""
-        self.ended.append(number)
-        if message.queue is not None:
-            self._hold_of(message.tenant, message.queue, number)
-        if message.awaited_by is not None:
-            self.awaited.append(message)
-
-    async def _free(self) -> None:
-        """Give back the places in queues that nothing needs any more."""
-        sources = await source_numbers(self.db, self.awaited)
-        for message in self.awaited:
-            assert message.awaited_by is not None, message.id
-            number = sources[message.tenant, message.id]
-            self._hold_of(message.tenant, message.awaited_by, number)
-        await lanes.free(self.db, self.holds)
-
-    def _hold_of(self, tenant: str, queue: str, number: int) -> None:
-        lane = queue_lane(queue)
-        self.holds.add((tenant, lane, number))
-        self.changed.add((tenant, lane))
-
-    def _give_back(self, claim: Claim) -> None:
-        """Give back the permit of an attempt that has ended."""
-        message = claim.message
-        if message.flow is not None:
-            self.permits.append((message.tenant, message.flow.key, claim.number))
-            self.changed.add((message.tenant, key_lane(message.flow.key)))
-
-    def _wait(self, claim: Claim, due_ms: int) -> None:
-        message = claim.message
-        suspect = claim.interrupted >= SUSPECT_AFTER
-        place = _lane_of(claim)
-        if message.queue is None and (message.flow is None or suspect):
-            self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
-        else:
-            self.changed.add(place)
-
-    def log(
-        self, message: Message, state: Logged, now_ms: int, detail: Detail | None = None
-    ) -> None:
-        self.events.append(
-            (
-                *(message.tenant, now_ms, self.batch.numbers.next(), message.id, state),
-                None if detail is None else encode(detail),
-            )
-        )
-
-
-def _lane_of(claim: Claim) -> Place:
-    """Where a message waits again."""
-    message = claim.message
-    suspect = claim.interrupted >= SUSPECT_AFTER
-    return message.tenant, lane_of(message, claim.host, suspect=suspect)
-
-
-def _is_of_failure(draft: Draft) -> bool:
-    return draft.report is not None and draft.report.failure
-
-
-def _naming(draft: Draft, dlq_id: str) -> Draft:
-    """The callback, with the dead letter in its report."""
-    assert draft.report is not None, draft.message.id
-    return replace(draft, report=replace(draft.report, dlq_id=dlq_id))
-
-
-_EVENT_OF: dict[type[Verdict], Event] = {
-    Delivered: Event.DELIVER,
-    TryAgain: Event.RETRY,
-    GiveUp: Event.GIVE_UP,
-}
-
-
-class Release(msgspec.Struct, frozen=True):
-    claims: Sequence[Claim]
-    now_ms: int
 
 
 async def release(batch: Batch, calls: list[Release]) -> list[None]:
     """Give claims back undelivered; see `Deliveries.release`."""
     claims = [claim for call in calls for claim in call.claims]
     ending = Ending(batch, now_ms=max(call.now_ms for call in calls))
-    await ending.lock((claim.message for claim in claims), lanes=map(_lane_of, claims))
+    await ending.lock((claim.message for claim in claims), lanes=map(place_of, claims))
     out = await ending.claimed_rows(claims)
     for claim in claims:
         token, canceling = out.pop(claim.number, (None, False))
@@ -312,12 +155,6 @@ async def release(batch: Batch, calls: list[Release]) -> list[None]:
             ending.release(claim, canceling=canceling)
     await ending.write()
     return [None] * len(calls)
-
-
-class Cancel(msgspec.Struct, frozen=True):
-    tenant: str
-    message_id: str
-    now_ms: int
 
 
 async def cancel(batch: Batch, calls: list[Cancel]) -> list[Cancelled]:
@@ -332,12 +169,6 @@ async def cancel(batch: Batch, calls: list[Cancel]) -> list[Cancelled]:
         )
         for call in calls
     ]
-
-
-class CancelMany(msgspec.Struct, frozen=True):
-    tenant: str
-    message_ids: Sequence[str]
-    now_ms: int
 
 
 async def cancel_many(batch: Batch, calls: list[CancelMany]) -> list[int]:

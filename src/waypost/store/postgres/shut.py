@@ -7,11 +7,10 @@ cannot serve stays open to the others.
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 
+from waypost.domain.lanes import Place
+
 SHUT_MAX = 10_000
 """Lanes that are remembered; those that are forgotten are looked at once more."""
-
-Place = tuple[str, str]
-"""A tenant and a lane of theirs."""
 
 
 class Shut:

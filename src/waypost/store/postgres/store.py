@@ -18,6 +18,27 @@ from waypost.domain.places import Places
 from waypost.domain.schedules import Schedule
 from waypost.domain.signing import SigningKeys
 from waypost.domain.url_groups import UrlGroup
+from waypost.store.calls import (
+    Add,
+    Ask,
+    Cancel,
+    CancelMany,
+    Delete,
+    Empty,
+    Firing,
+    GroupChange,
+    KeyChange,
+    Pause,
+    Prune,
+    Put,
+    PutOff,
+    Release,
+    Retry,
+    Rotate,
+    ScheduleChange,
+    Settle,
+)
+from waypost.store.counts import Kept
 from waypost.store.postgres import (
     adding,
     claiming,
@@ -44,11 +65,8 @@ from waypost.store.postgres.database import (
     migrate,
     snapshot,
 )
-from waypost.store.postgres.dead_letters import Retry
 from waypost.store.postgres.life import Life
 from waypost.store.postgres.permits import Opening
-from waypost.store.postgres.schedules import Firing, ScheduleChange
-from waypost.store.postgres.url_groups import Change
 from waypost.store.postgres.writer import Writer
 from waypost.store.protocol import (
     BYTES_MAX,
@@ -163,7 +181,7 @@ class PostgresStore:
         self._life = life
         self._opened = opened
         self._claim = claiming.Claims().claim
-        self._counter = upkeep.Counter()
+        self._counts = Kept()
         self._people_version: int | None = None
         self.interrupted = interrupted
         self.writer = life.writer
@@ -190,7 +208,7 @@ class PostgresStore:
         now_ms: int,
     ) -> list[Accepted]:
         size = sum([len(draft.body) for draft in drafts]) + FACTS_BYTES * len(drafts)
-        call = adding.Add(drafts, births, queue_count_max, now_ms)
+        call = Add(drafts, births, queue_count_max, now_ms)
         accepted: list[Accepted] = await self.writer.call(adding.add, call, size=size)
         return accepted
 
@@ -202,7 +220,7 @@ class PostgresStore:
                 due = await permits.is_due(db, now_ms=now_ms)
         if due:
             await self.writer.call(permits.open_keys, Opening(now_ms))
-        ask = claiming.Ask(count_max, places, now_ms)
+        ask = Ask(count_max, places, now_ms)
         claimed: Claimed = await self.writer.call(self._claim, ask)
         return claimed
 
@@ -219,7 +237,7 @@ class PostgresStore:
         births: Births,
         now_ms: int,
     ) -> Logged:
-        call = settling.Settle(claim, verdict, outcome, callbacks, births, now_ms)
+        call = Settle(claim, verdict, outcome, callbacks, births, now_ms)
         size = len(outcome.body) * (1 + len(callbacks)) + FACTS_BYTES * len(callbacks)
         with self._putting_down(claim):
             logged: Logged = await self.writer.call(settling.settle, call, size=size)
@@ -227,7 +245,7 @@ class PostgresStore:
 
     async def release(self, claims: Sequence[Claim], *, now_ms: int) -> None:
         with self._putting_down(*claims):
-            await self.writer.call(settling.release, settling.Release(claims, now_ms))
+            await self.writer.call(settling.release, Release(claims, now_ms))
 
     @contextmanager
     def _putting_down(self, *claims: Claim) -> Iterator[None]:
@@ -240,12 +258,12 @@ class PostgresStore:
         self.writer.in_hand.difference_update((each.number, each.token) for each in claims)
 
     async def cancel(self, tenant: str, message_id: str, *, now_ms: int) -> Cancelled:
-        call = settling.Cancel(tenant, message_id, now_ms)
+        call = Cancel(tenant, message_id, now_ms)
         cancelled: Cancelled = await self.writer.call(settling.cancel, call)
         return cancelled
 
     async def cancel_many(self, tenant: str, message_ids: Sequence[str], *, now_ms: int) -> int:
-        call = settling.CancelMany(tenant, message_ids, now_ms)
+        call = CancelMany(tenant, message_ids, now_ms)
         cancelled: int = await self.writer.call(settling.cancel_many, call)
         return cancelled
 
@@ -372,9 +390,7 @@ class PostgresStore:
 
     async def pulse(self, *, now_ms: int) -> Pulse:
         shut = self.writer.shut.names()
-        return await self._look(
-            lambda db: upkeep.pulse(db, self._counter, shut=shut, now_ms=now_ms)
-        )
+        return await self._look(lambda db: upkeep.pulse(db, self._counts, shut=shut, now_ms=now_ms))
 
     async def _look(self, look: Callable[[Connection], Awaitable[T]]) -> T:
         """Run `look` on a snapshot.  Raises StoreUnavailable when the database is away."""
@@ -384,7 +400,7 @@ class PostgresStore:
     # DeadLetters
 
     async def delete_dead_letters(self, tenant: str, ids: Sequence[str]) -> int:
-        call = dead_letters.Delete(tenant, ids)
+        call = Delete(tenant, ids)
         deleted: int = await self.writer.call(dead_letters.delete, call)
         return deleted
 
@@ -413,7 +429,7 @@ class PostgresStore:
         *,
         count_max: int = COUNT_MAX,
     ) -> UrlGroup | None:
-        call = Change(tenant, name_or_id, change, count_max)
+        call = GroupChange(tenant, name_or_id, change, count_max)
         kept: UrlGroup | None = await self.writer.call(url_groups.change, call)
         return kept
 
@@ -422,7 +438,7 @@ class PostgresStore:
     async def change_flow_key(
         self, tenant: str, name: str, change: ChangeOfFlowKey, *, now_ms: int
     ) -> FlowKey | None:
-        call = permits.Change(tenant, name, change, now_ms)
+        call = KeyChange(tenant, name, change, now_ms)
         kept: FlowKey | None = await self.writer.call(permits.change, call)
         return kept
 
@@ -438,25 +454,25 @@ class PostgresStore:
         count_max: int = COUNT_MAX,
         now_ms: int,
     ) -> None:
-        call = queues.Put(tenant, name, parallelism, paused, count_max, now_ms)
+        call = Put(tenant, name, parallelism, paused, count_max, now_ms)
         await self.writer.call(queues.put, call)
 
     async def pause_queue(self, tenant: str, name: str, *, paused: bool, now_ms: int) -> bool:
-        call = queues.Pause(tenant, name, paused, now_ms)
+        call = Pause(tenant, name, paused, now_ms)
         known: bool = await self.writer.call(queues.pause, call)
         return known
 
     async def empty_queue(
         self, tenant: str, name: str, *, mark: int | None, count_max: int, now_ms: int
     ) -> Emptied:
-        call = emptying.Empty(tenant, name, mark, count_max, now_ms)
+        call = Empty(tenant, name, mark, count_max, now_ms)
         emptied: Emptied = await self.writer.call(emptying.empty, call)
         return emptied
 
     # Keys
 
     async def rotate_keys(self, tenant_id: str, *, new_key: str) -> SigningKeys | None:
-        call = people.Rotate(tenant_id, new_key)
+        call = Rotate(tenant_id, new_key)
         keys: SigningKeys | None = await self.writer.call(people.rotate_keys, call)
         return keys
 
@@ -495,11 +511,11 @@ class PostgresStore:
     async def put_off_schedule(
         self, tenant: str, schedule_id: str, *, until_ms: int, now_ms: int
     ) -> None:
-        call = schedules.PutOff(tenant, schedule_id, until_ms, now_ms)
+        call = PutOff(tenant, schedule_id, until_ms, now_ms)
         await self.writer.call(schedules.put_off, call)
 
     # Upkeep
 
     async def prune(self, *, retention: Retention, now_ms: int) -> Pruned:
-        pruned: Pruned = await self.writer.call(upkeep.prune, upkeep.Prune(retention, now_ms))
+        pruned: Pruned = await self.writer.call(upkeep.prune, Prune(retention, now_ms))
         return pruned

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from waypost.store.calls import Prune
+from waypost.store.counts import Counts, Kept
 from waypost.store.postgres import flow_keys, lanes, parts
 from waypost.store.postgres.database import Connection
 from waypost.store.postgres.messages import remove_messages
@@ -32,17 +34,7 @@ SLICES = 32
 GROWTH = 100
 """It loses more once it has grown by so much, a hundredth of what it may be."""
 
-COUNTED_QUICKLY_S = 0.005
-COUNTS_KEPT = 100
-"""Counts that took longer than that are kept for so many times as long as they took: a
-large store is not counted over and over."""
-
 NUMBER_MAX = (1 << 63) - 1
-
-
-class Prune(msgspec.Struct, frozen=True):
-    retention: Retention
-    now_ms: int
 
 
 class _Look(msgspec.Struct):
@@ -247,45 +239,31 @@ async def used_bytes(db: Connection) -> int:
     return size
 
 
-class Counts(msgspec.Struct, frozen=True):
-    waiting: int
-    due: int
-    claimed: int
-    dead_letters: int
-
-
-class Counter:
-    """Counts what is there; where that takes long, not each time."""
-
-    def __init__(self) -> None:
-        self._latest: Counts | None = None
-        self._until_s = 0.0
-
-    async def counts(self, db: Connection, *, now_ms: int) -> Counts:
+async def _counts(db: Connection, kept: Kept, *, now_ms: int) -> Counts:
+    """Count what is there; where that takes long, not each time."""
+    counts = kept.get()
+    if counts is None:
         began_s = monotonic()
-        if self._latest is not None and began_s < self._until_s:
-            return self._latest
         await db.execute("SET LOCAL enable_seqscan = on")
-        [counts] = await db.fetch(
-            "SELECT count(*) FILTER (WHERE token IS NULL),"
-            " count(*) FILTER (WHERE token IS NULL AND due_ms <= $1), count(token),"
-            " (SELECT count(*) FROM dead_letter) FROM delivery",
+        [row] = await db.fetch(
+            "SELECT count(*) FILTER (WHERE token IS NULL) AS waiting,"
+            " count(*) FILTER (WHERE token IS NULL AND due_ms <= $1) AS due,"
+            " count(token) AS claimed,"
+            " (SELECT count(*) FROM dead_letter) AS dead_letters FROM delivery",
             now_ms,
         )
-        latest = Counts(*counts)
-        took_s = monotonic() - began_s
-        self._latest = latest
-        self._until_s = 0.0 if took_s < COUNTED_QUICKLY_S else began_s + COUNTS_KEPT * took_s
-        return latest
+        counts = Counts(**row)
+        kept.keep(counts, began_s=began_s)
+    return counts
 
 
-async def pulse(db: Connection, counter: Counter, *, shut: Sequence[str], now_ms: int) -> Pulse:
+async def pulse(db: Connection, kept: Kept, *, shut: Sequence[str], now_ms: int) -> Pulse:
     """How the store is; see `Reader.pulse`.
 
     What is free on the database's disk it does not tell: there is always room, until a
     write fails for want of it.
     """
-    counts = await counter.counts(db, now_ms=now_ms)
+    counts = await _counts(db, kept, now_ms=now_ms)
     turn_ms = await lanes.next_turn_ms(db, shut)
     read_only = await db.fetchval(
         "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean"

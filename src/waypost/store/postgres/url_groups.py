@@ -4,19 +4,12 @@ import msgspec
 
 from waypost.domain.url_groups import UrlGroup
 from waypost.store import quotas
+from waypost.store.calls import GroupChange
 from waypost.store.postgres.database import Connection, is_text
 from waypost.store.postgres.writer import Batch, one_by_one
-from waypost.store.protocol import ChangeOfGroup
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(UrlGroup).decode
-
-
-class Change(msgspec.Struct, frozen=True):
-    tenant: str
-    name_or_id: str
-    change: ChangeOfGroup
-    count_max: int
 
 
 async def one(
@@ -40,12 +33,12 @@ async def all_of(db: Connection, tenant: str) -> list[UrlGroup]:
     return [_decode(row[0]) for row in found]
 
 
-async def change(batch: Batch, calls: list[Change]) -> list[UrlGroup | Exception | None]:
+async def change(batch: Batch, calls: list[GroupChange]) -> list[UrlGroup | Exception | None]:
     """Change groups; see `UrlGroups.change_url_group`."""
     return await one_by_one(batch, calls, lambda call: (call.tenant, call.name_or_id), _change)
 
 
-async def _change(batch: Batch, call: Change) -> UrlGroup | Exception | None:
+async def _change(batch: Batch, call: GroupChange) -> UrlGroup | Exception | None:
     db, tenant = batch.db, call.tenant
     before = await one(db, tenant, call.name_or_id, locked=True)
     try:

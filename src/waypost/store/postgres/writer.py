@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import asyncpg
 
 from waypost.domain.errors import StoreUnavailable
-from waypost.domain.lanes import key_of, queue_of
+from waypost.domain.lanes import Place, key_of, queue_of
 from waypost.domain.places import Places, Sign
 from waypost.store.postgres.database import LOST, Connection, columns, lent, problem_of
-from waypost.store.postgres.shut import Place, Shut
+from waypost.store.postgres.shut import Shut
 from waypost.store.protocol import Claim, give_back_place, take_place
 
 BATCH_CALLS_MAX = 256

@@ -8,11 +8,11 @@ from functools import partial
 from itertools import zip_longest
 
 import apsw
-import msgspec
 
 from waypost.domain.lanes import key_of, queue_of
 from waypost.domain.message import Logged
-from waypost.domain.places import NODE, SUSPECT_AFTER, Places
+from waypost.domain.places import NODE, SUSPECT_AFTER
+from waypost.store.calls import Ask
 from waypost.store.protocol import Claim, Claimed
 from waypost.store.sqlite import flow_keys, lanes
 from waypost.store.sqlite.database import filled, insert, marks, query, slices
@@ -28,12 +28,6 @@ TENANTS_VISITED_MAX = 64
 
 PASSES_MAX = 3
 """How often one claim goes round: lanes that had little leave their share to the others."""
-
-
-class Ask(msgspec.Struct, frozen=True):
-    count_max: int
-    places: Places
-    now_ms: int
 
 
 class Claims:

@@ -9,19 +9,12 @@ from msgspec.structs import replace
 from waypost.domain.errors import LimitReached, Problem, StoreFull
 from waypost.domain.filters import EVERYTHING, NOTHING, Filter, matches
 from waypost.domain.ids import dead_letter_id
-from waypost.domain.places import Places
+from waypost.store.adds import NO_BIRTHS
+from waypost.store.calls import Add, Delete, Retry
 from waypost.store.cursors import Place, places_of, read_cursor
 from waypost.store.details import dead_letter
-from waypost.store.protocol import (
-    Births,
-    Claim,
-    DeadLetter,
-    DeadLetterPage,
-    Draft,
-    Found,
-    NewMessage,
-)
-from waypost.store.sqlite.adding import Add, Adding
+from waypost.store.protocol import DeadLetter, DeadLetterPage, Draft, Found
+from waypost.store.sqlite.adding import Adding
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.filters import AMONG, as_list, prefilter
 from waypost.store.sqlite.messages import FACTS_AND_BODY, decode_message, whole
@@ -180,11 +173,6 @@ def _json(values: Sequence[object]) -> str:
     return _encode(values).decode()
 
 
-class Delete(msgspec.Struct, frozen=True):
-    tenant: str
-    ids: Sequence[str]
-
-
 def delete(batch: Batch, calls: list[Delete]) -> list[int]:
     """Remove dead letters; see `DeadLetters.delete_dead_letters`."""
     return [_delete(batch.db, call) for call in calls]
@@ -208,14 +196,6 @@ def _take(db: apsw.Connection, tenant: str, letter_ids: Sequence[str]) -> list[s
     return [message_id for (message_id,) in gone]
 
 
-class Retry(msgspec.Struct, frozen=True):
-    tenant: str
-    ids: Sequence[str]
-    new_message: NewMessage
-    queue_count_max: int
-    now_ms: int
-
-
 def retry(
     batch: Batch, calls: list[Retry], *, refusing: str | None
 ) -> Sequence[list[str | None] | Problem]:
@@ -225,7 +205,7 @@ def retry(
     """
     if refusing is not None:
         return [StoreFull(refusing) for _ in calls]
-    adding = Adding(batch, _NO_BIRTHS, now_ms=max(call.now_ms for call in calls))
+    adding = Adding(batch, NO_BIRTHS, now_ms=max(call.now_ms for call in calls))
     retried: list[list[str | None] | LimitReached] = []
     gone: list[tuple[str, list[str]]] = []
     for call in calls:
@@ -253,7 +233,7 @@ def _retry(db: apsw.Connection, adding: Adding, call: Retry) -> list[str | None]
         )
     }
     drafts = [draft for draft, *_ in found.values()]
-    add = Add(drafts, _NO_BIRTHS, call.queue_count_max, call.now_ms)
+    add = Add(drafts, NO_BIRTHS, call.queue_count_max, call.now_ms)
     if (refusal := adding.too_many_queues(add)) is not None:
         return refusal
     new_ids: list[str | None] = []
@@ -271,11 +251,3 @@ def _retry(db: apsw.Connection, adding: Adding, call: Retry) -> list[str | None]
         adding.accept_again(draft, body=body, source=source, now_ms=call.now_ms)
         new_ids.append(draft.message.id)
     return new_ids
-
-
-def _nobody(claim: Claim) -> None:
-    raise AssertionError(claim.message.id)
-
-
-_NO_BIRTHS = Births(Places(count_max=0, host_count_max=0, bytes_max=0), _nobody)
-"""A message that is retried waits for its turn: its body is not in hand."""

@@ -1,24 +1,15 @@
 """The home of the end of a queue: its messages are cancelled in chunks, and it goes with the
 last of them (D28)."""
 
-import msgspec
-
 from waypost.domain.lanes import queue_lane
 from waypost.domain.message import State
+from waypost.store.calls import Empty
 from waypost.store.protocol import Emptied
 from waypost.store.sqlite import lanes, queues
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.messages import decode_message
 from waypost.store.sqlite.settling import Ending
 from waypost.store.sqlite.writer import Batch
-
-
-class Empty(msgspec.Struct, frozen=True):
-    tenant: str
-    name: str
-    mark: int | None
-    count_max: int
-    now_ms: int
 
 
 def empty(batch: Batch, calls: list[Empty]) -> list[Emptied]:

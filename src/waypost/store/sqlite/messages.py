@@ -5,6 +5,7 @@ callback has a report in its place, from which its body is built.  There is no
 row for an empty body.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import apsw
@@ -94,12 +95,15 @@ def _last_number(db: apsw.Connection) -> int:
     return int(number)
 
 
-def source_number(db: apsw.Connection, callback: Message) -> int:
-    """The number of the message that a callback is about."""
-    [number] = query(
-        db, "SELECT source FROM message WHERE tenant = ? AND id = ?", (callback.tenant, callback.id)
-    ).fetchone()
-    return int(number)
+def source_numbers(db: apsw.Connection, callbacks: Iterable[Message]) -> dict[tuple[str, str], int]:
+    """The numbers of the messages that callbacks are about, by the callbacks' tenants and ids."""
+    sources = {}
+    for callback in callbacks:
+        named = (callback.tenant, callback.id)
+        [sources[named]] = query(
+            db, "SELECT source FROM message WHERE tenant = ? AND id = ?", named
+        ).fetchone()
+    return sources
 
 
 def whole(db: apsw.Connection, facts: bytes, kept: bytes | None) -> tuple[Message, bytes]:

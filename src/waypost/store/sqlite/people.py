@@ -5,10 +5,10 @@ a server has the database open (D32); the server sees that by `data_version`.
 """
 
 import apsw
-from msgspec import Struct
 
 from waypost.domain.errors import Invalid, NotFound
 from waypost.domain.signing import SigningKeys
+from waypost.store.calls import Rotate
 from waypost.store.protocol import Tenant, Token
 from waypost.store.sqlite.database import connect, migrate, query, transaction
 from waypost.store.sqlite.writer import Batch
@@ -72,11 +72,6 @@ def add_token(db: apsw.Connection, token: Token) -> None:
         "INSERT INTO token VALUES (?, ?, ?, ?, ?)",
         (token.id, token.tenant, token.sha256, token.read_only, token.created_ms),
     )
-
-
-class Rotate(Struct, frozen=True):
-    tenant_id: str
-    new_key: str
 
 
 def rotate_keys(batch: Batch, calls: list[Rotate]) -> list[SigningKeys | None]:

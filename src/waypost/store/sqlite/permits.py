@@ -18,7 +18,7 @@ import msgspec
 
 from waypost.domain.flow import UNLIMITED, Flow, FlowKey
 from waypost.domain.lanes import key_lane
-from waypost.store.protocol import ChangeOfFlowKey
+from waypost.store.calls import KeyChange
 from waypost.store.sqlite import flow_keys, lanes
 from waypost.store.sqlite.database import insert, query
 from waypost.store.sqlite.writer import Batch
@@ -176,19 +176,12 @@ def resource(tenant: str, name: str) -> str:
     return f"{key_lane(name)} of {tenant}"
 
 
-class Change(msgspec.Struct, frozen=True):
-    tenant: str
-    name: str
-    change: ChangeOfFlowKey
-    now_ms: int
-
-
-def change(batch: Batch, calls: list[Change]) -> list[FlowKey | Exception | None]:
+def change(batch: Batch, calls: list[KeyChange]) -> list[FlowKey | Exception | None]:
     """Change keys; see `FlowKeys.change_flow_key`."""
     return [_change(batch, call) for call in calls]
 
 
-def _change(batch: Batch, call: Change) -> FlowKey | Exception | None:
+def _change(batch: Batch, call: KeyChange) -> FlowKey | Exception | None:
     before = flow_keys.one(batch.db, call.tenant, call.name)
     try:
         after = call.change(before)

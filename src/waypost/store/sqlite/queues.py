@@ -6,11 +6,11 @@ Publishing makes them too; see `adding`.  How they end is in `emptying`.
 from typing import Any
 
 import apsw
-import msgspec
 
 from waypost.domain.errors import LimitReached
 from waypost.domain.lanes import queue_lane
 from waypost.store import quotas
+from waypost.store.calls import Pause, Put
 from waypost.store.protocol import Queue
 from waypost.store.sqlite import lanes
 from waypost.store.sqlite.database import query
@@ -64,15 +64,6 @@ def count(db: apsw.Connection, tenant: str) -> int:
     return int(found)
 
 
-class Put(msgspec.Struct, frozen=True):
-    tenant: str
-    name: str
-    parallelism: int
-    paused: bool | None
-    count_max: int
-    now_ms: int
-
-
 def put(batch: Batch, calls: list[Put]) -> list[LimitReached | None]:
     """Make or change queues; see `Queues.put_queue`."""
     return [_put(batch, call) for call in calls]
@@ -90,13 +81,6 @@ def _put(batch: Batch, call: Put) -> LimitReached | None:
     )
     _reconsider(batch, tenant, name, now_ms=call.now_ms)
     return None
-
-
-class Pause(msgspec.Struct, frozen=True):
-    tenant: str
-    name: str
-    paused: bool
-    now_ms: int
 
 
 def pause(batch: Batch, calls: list[Pause]) -> list[bool]:

@@ -1,48 +1,22 @@
 """The home of schedules as they are kept: one row each, their facts one document, their body
 beside it."""
 
-from collections.abc import Sequence
-
 import apsw
-import msgspec
 
 from waypost.domain.errors import LimitReached, StoreFull
 from waypost.domain.message import Logged
 from waypost.domain.schedules import Schedule
 from waypost.store import quotas
-from waypost.store.protocol import Births, ChangeOfSchedule, Draft, DueSchedules, ScheduleSeen
+from waypost.store.calls import Add, Firing, PutOff, ScheduleChange
+from waypost.store.protocol import DueSchedules, ScheduleSeen
 from waypost.store.schedules import encode, read
-from waypost.store.sqlite.adding import Add, Adding
+from waypost.store.sqlite.adding import Adding
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.writer import Batch
 
 FACTS_AND_BODY = (
     "s.facts, (SELECT bytes FROM schedule_body b WHERE b.tenant = s.tenant AND b.id = s.id)"
 )
-
-
-class ScheduleChange(msgspec.Struct, frozen=True):
-    tenant: str
-    id: str
-    change: ChangeOfSchedule
-    body: bytes | None
-    count_max: int
-
-
-class Firing(msgspec.Struct, frozen=True):
-    before: Schedule
-    after: Schedule
-    drafts: Sequence[Draft]
-    births: Births
-    queue_count_max: int
-    now_ms: int
-
-
-class PutOff(msgspec.Struct, frozen=True):
-    tenant: str
-    id: str
-    until_ms: int
-    now_ms: int
 
 
 def one(db: apsw.Connection, tenant: str, schedule_id: str) -> ScheduleSeen | None:
@@ -195,13 +169,12 @@ def _fire(
     if found is None or read(found[0], *place) != before:
         return False
     add = Add(call.drafts, call.births, call.queue_count_max, call.now_ms)
-    if (refused := adding.too_many_queues(add)) is not None:
-        return refused
+    if isinstance(accepted := adding.accept(add), LimitReached):
+        return accepted
     db.execute(
         "UPDATE schedule SET next_ms = ?, facts = ? WHERE tenant = ? AND id = ?",
         (after.next_ms, encode(after), *place),
     )
-    adding.accept_all(call.drafts, now_ms=call.now_ms)
     return True
 
 

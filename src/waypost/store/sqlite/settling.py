@@ -1,41 +1,28 @@
-"""The home of ends: attempts are settled, claims released, messages cancelled.
+"""The home of ends as SQLite writes them: attempts are settled, claims released, messages
+cancelled.
 
-What follows from each is asked of the domain's table of states (`NEXT`), and
-written in one transaction: log entries, the next due time or the dead letter,
-the freed place of a queue, and the callbacks.
+What follows from each is gathered by `waypost.store.ends`, and written in one transaction.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import apsw
 import msgspec
-from msgspec.structs import replace
 
-from waypost.domain.attempt import Delivered, GiveUp, Outcome, TryAgain, Verdict
 from waypost.domain.errors import StaleClaim
-from waypost.domain.ids import dead_letter_id
-from waypost.domain.lanes import key_lane, lane_of, queue_lane
-from waypost.domain.message import NEXT, Event, Logged, Message, State
+from waypost.domain.lanes import lane_of
+from waypost.domain.message import Logged, State
 from waypost.domain.places import SUSPECT_AFTER
-from waypost.store.details import Detail, answer_of, note_of
-from waypost.store.protocol import Births, Cancelled, Claim, Draft
+from waypost.store.calls import Cancel, CancelMany, Release, Settle
+from waypost.store.ends import Ends
+from waypost.store.protocol import Cancelled, Claim
 from waypost.store.sqlite import lanes, permits
 from waypost.store.sqlite.adding import Adding
 from waypost.store.sqlite.database import filled, insert, marks, query, slices
-from waypost.store.sqlite.messages import decode_message, source_number
+from waypost.store.sqlite.messages import decode_message, source_numbers
 from waypost.store.sqlite.writer import Batch
 
 encode = msgspec.json.encode
-
-
-class Settle(msgspec.Struct, frozen=True):
-    claim: Claim
-    verdict: Verdict
-    outcome: Outcome
-    callbacks: Sequence[Draft]
-    births: Births
-    now_ms: int
 
 
 def settle(batch: Batch, calls: list[Settle]) -> list[Logged | StaleClaim]:
@@ -60,84 +47,13 @@ def _claimed_rows(db: apsw.Connection, claims: Sequence[Claim]) -> dict[int, tup
     }
 
 
-class Ending:
+class Ending(Ends):
     """What one batch of ends gathers, and then writes table by table."""
 
-    def __init__(self, batch: Batch, *, now_ms: int) -> None:
-        self.batch = batch
-        self.db = batch.db
-        self.now_ms = now_ms
-        self.ended: list[int] = []
-        self.holds: set[tuple[str, str, int]] = set()
-        self.retries: list[tuple[Any, ...]] = []
-        self.waiting: dict[tuple[str, str], int] = {}
-        self.changed: set[tuple[str, str]] = set()
-        self.dead_letters: list[tuple[Any, ...]] = []
-        self.events: list[tuple[Any, ...]] = []
-        self.callbacks: list[tuple[Draft, Settle]] = []
-        self.permits: list[tuple[str, str, int]] = []
-        self.canceling: list[int] = []
-
-    def settle(self, call: Settle, row: tuple[int, int] | None) -> Logged | StaleClaim:
-        claim, verdict, outcome, now_ms = call.claim, call.verdict, call.outcome, call.now_ms
-        if row is None or row[0] != claim.token:
-            return StaleClaim(f"the claim on {claim.message.id} was lost")
-        self._give_back(claim)
-        state = State.CANCELING if row[1] else State.CLAIMED
-        after = NEXT[state][_EVENT_OF[type(verdict)]]
-        for draft in call.callbacks:
-            if not _is_of_failure(draft):
-                self.callbacks.append((draft, call))
-        if after is State.DELIVERED:
-            self.log(claim.message, Logged.DELIVERED, now_ms, note_of(outcome))
-            self.end(claim.number, claim.message)
-            return Logged.DELIVERED
-        self.log(claim.message, Logged.ERROR, now_ms, answer_of(outcome))
-        if after is State.CANCELED:
-            self.log(claim.message, Logged.CANCELED, now_ms)
-            self.end(claim.number, claim.message)
-            return Logged.CANCELED
-        if isinstance(verdict, TryAgain):
-            self.log(claim.message, Logged.RETRY, now_ms, Detail(next_delivery_ms=verdict.at_ms))
-            retried = claim.retried + verdict.counts
-            self.retries.append((verdict.at_ms, retried, claim.interrupted, claim.number))
-            self._wait(claim, verdict.at_ms)
-            return Logged.RETRY
-        assert isinstance(verdict, GiveUp), verdict
-        self.log(claim.message, Logged.FAILED, now_ms, Detail(error=verdict.why))
-        tenant, number = claim.message.tenant, self.batch.numbers.next()
-        detail = encode(answer_of(outcome, why=verdict.why))
-        self.dead_letters.append((tenant, now_ms, number, claim.message.id, detail))
-        for draft in call.callbacks:
-            if _is_of_failure(draft):
-                self.callbacks.append((_naming(draft, dead_letter_id(now_ms, number)), call))
-        self.end(claim.number, claim.message)
-        return Logged.FAILED
-
-    def release(self, claim: Claim, *, canceling: bool) -> None:
-        """Put a claim back as it was, or end it where it was to be cancelled."""
-        now_ms = self.now_ms
-        self._give_back(claim)
-        if NEXT[State.CANCELING if canceling else State.CLAIMED][Event.RELEASE] is State.CANCELED:
-            self.log(claim.message, Logged.CANCELED, now_ms)
-            self.end(claim.number, claim.message)
-        else:
-            self.retries.append((now_ms, claim.retried, claim.interrupted, claim.number))
-            self._wait(claim, now_ms)
-
-    def cancel(self, number: int, message: Message, *, lane: str, state: State) -> None:
-        """Cancel a delivery: at once where it waits, else as soon as its attempt ends (D16)."""
-        if state is not State.CANCELING:
-            self.log(message, Logged.CANCEL_REQUESTED, self.now_ms)
-        if NEXT[state][Event.CANCEL] is State.CANCELED:
-            self.log(message, Logged.CANCELED, self.now_ms)
-            self.end(number, message)
-            self.changed.add((message.tenant, lane))
-        else:
-            self.canceling.append(number)
+    batch: Batch
 
     def write(self) -> None:
-        db = self.db
+        db = self.batch.db
         for some in slices(self.canceling):
             db.execute(
                 f"UPDATE delivery SET canceling = 1 WHERE number IN ({marks(len(some))})",
@@ -147,14 +63,15 @@ class Ending:
             db.execute(f"DELETE FROM delivery WHERE number IN ({marks(len(some))})", filled(some))
         if self.retries:
             db.executemany(
-                "UPDATE delivery SET token = NULL, due_ms = ?, retried = ?, interrupted = ?"
-                " WHERE number = ?",
+                "UPDATE delivery SET token = NULL, due_ms = ?2, retried = ?3, interrupted = ?4"
+                " WHERE number = ?1",
                 self.retries,
             )
         insert(db, "event", self.events)
         insert(db, "dead_letter", self.dead_letters)
         permits.give_back(db, self.permits)
         self._call_back()
+        self.free_awaited(source_numbers(db, self.awaited))
         lanes.free(db, self.holds)
         for tenant, key in {(tenant, key) for tenant, key, _ in self.permits}:
             permits.look_again(self.batch, tenant, key, now_ms=self.now_ms)
@@ -165,74 +82,8 @@ class Ending:
             return
         adding = Adding(self.batch, self.callbacks[0][1].births, now_ms=self.now_ms)
         for draft, call in self.callbacks:
-            adding.accept_callback(draft, call.claim, now_ms=call.now_ms)
+            adding.accept_one(draft, now_ms=call.now_ms, source=call.claim)
         adding.write()
-
-    def end(self, number: int, message: Message) -> None:
-        """End a delivery: it goes, and frees its place in a queue."""
-        self.ended.append(number)
-        if message.queue is not None:
-            self._free(message.tenant, message.queue, number)
-        if message.awaited_by is not None:
-            self._free(message.tenant, message.awaited_by, source_number(self.db, message))
-
-    def _free(self, tenant: str, queue: str, number: int) -> None:
-        """Give back a message's place in a queue, where nothing needs it any more."""
-        lane = queue_lane(queue)
-        self.holds.add((tenant, lane, number))
-        self.changed.add((tenant, lane))
-
-    def _give_back(self, claim: Claim) -> None:
-        """Give back the permit of an attempt that has ended."""
-        message = claim.message
-        if message.flow is not None:
-            self.permits.append((message.tenant, message.flow.key, claim.number))
-            self.changed.add((message.tenant, key_lane(message.flow.key)))
-
-    def _wait(self, claim: Claim, due_ms: int) -> None:
-        message = claim.message
-        suspect = claim.interrupted >= SUSPECT_AFTER
-        place = (message.tenant, lane_of(message, claim.host, suspect=suspect))
-        if message.queue is None and message.flow is None:
-            self.waiting[place] = min(due_ms, self.waiting.get(place, due_ms))
-        else:
-            self.changed.add(place)
-
-    def log(
-        self, message: Message, state: Logged, now_ms: int, detail: Detail | None = None
-    ) -> None:
-        self.events.append(
-            (
-                message.tenant,
-                now_ms,
-                self.batch.numbers.next(),
-                message.id,
-                state,
-                None if detail is None else encode(detail),
-            )
-        )
-
-
-def _is_of_failure(draft: Draft) -> bool:
-    return draft.report is not None and draft.report.failure
-
-
-def _naming(draft: Draft, dlq_id: str) -> Draft:
-    """The callback, with the dead letter in its report."""
-    assert draft.report is not None, draft.message.id
-    return replace(draft, report=replace(draft.report, dlq_id=dlq_id))
-
-
-_EVENT_OF: dict[type[Verdict], Event] = {
-    Delivered: Event.DELIVER,
-    TryAgain: Event.RETRY,
-    GiveUp: Event.GIVE_UP,
-}
-
-
-class Release(msgspec.Struct, frozen=True):
-    claims: Sequence[Claim]
-    now_ms: int
 
 
 def release(batch: Batch, calls: list[Release]) -> list[None]:
@@ -246,12 +97,6 @@ def release(batch: Batch, calls: list[Release]) -> list[None]:
                 ending.release(claim, canceling=bool(canceling))
         ending.write()
     return [None] * len(calls)
-
-
-class Cancel(msgspec.Struct, frozen=True):
-    tenant: str
-    message_id: str
-    now_ms: int
 
 
 def cancel(batch: Batch, calls: list[Cancel]) -> list[Cancelled]:
@@ -282,12 +127,6 @@ def _cancel(batch: Batch, call: Cancel) -> Cancelled:
     ending.cancel(number, decode_message(facts), lane=lane, state=state)
     ending.write()
     return Cancelled(count=1, known=True)
-
-
-class CancelMany(msgspec.Struct, frozen=True):
-    tenant: str
-    message_ids: Sequence[str]
-    now_ms: int
 
 
 def cancel_many(batch: Batch, calls: list[CancelMany]) -> list[int]:

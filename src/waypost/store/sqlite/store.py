@@ -12,6 +12,27 @@ from waypost.domain.places import Places
 from waypost.domain.schedules import Schedule
 from waypost.domain.signing import SigningKeys
 from waypost.domain.url_groups import UrlGroup
+from waypost.store.calls import (
+    Add,
+    Ask,
+    Cancel,
+    CancelMany,
+    Delete,
+    Empty,
+    Firing,
+    GroupChange,
+    KeyChange,
+    Pause,
+    Prune,
+    Put,
+    PutOff,
+    Release,
+    Retry,
+    Rotate,
+    ScheduleChange,
+    Settle,
+)
+from waypost.store.counts import Kept
 from waypost.store.protocol import (
     BYTES_MAX,
     COUNT_MAX,
@@ -60,10 +81,7 @@ from waypost.store.sqlite import (
     url_groups,
 )
 from waypost.store.sqlite.database import FileLock, as_problems, connect, migrate, transaction
-from waypost.store.sqlite.dead_letters import Retry
 from waypost.store.sqlite.readers import Readers
-from waypost.store.sqlite.schedules import Firing, ScheduleChange
-from waypost.store.sqlite.url_groups import Change
 from waypost.store.sqlite.writer import Batch, Writer, boot
 
 MEMORY = ":memory:"
@@ -86,7 +104,7 @@ class SqliteStore:
         self._free_bytes_min = free_bytes_min
         self._claim = claiming.Claims().claim
         self._prune = upkeep.Pruner().prune
-        self._counter = upkeep.Counter()
+        self._counts = Kept()
         with ExitStack() as opened:
             if not self._in_memory:
                 opened.callback(FileLock(path).close)
@@ -125,11 +143,11 @@ class SqliteStore:
         now_ms: int,
     ) -> list[Accepted]:
         size = sum([len(draft.body) for draft in drafts]) + FACTS_BYTES * len(drafts)
-        call = adding.Add(drafts, births, queue_count_max, now_ms)
+        call = Add(drafts, births, queue_count_max, now_ms)
         accepted: list[Accepted] = await self.writer.call(self._add, call, size=size)
         return accepted
 
-    def _add(self, batch: Batch, calls: list[adding.Add]) -> Sequence[list[Accepted] | Problem]:
+    def _add(self, batch: Batch, calls: list[Add]) -> Sequence[list[Accepted] | Problem]:
         refusing = self._refusing()
         if refusing is not None:
             return [StoreFull(refusing) for _ in calls]
@@ -142,7 +160,7 @@ class SqliteStore:
         return "the disk is nearly full: no new messages until there is room"
 
     async def claim(self, *, count_max: int, places: Places, now_ms: int) -> Claimed:
-        ask = claiming.Ask(count_max, places, now_ms)
+        ask = Ask(count_max, places, now_ms)
         claimed: Claimed = await self.writer.call(self._claim, ask)
         return claimed
 
@@ -159,21 +177,21 @@ class SqliteStore:
         births: Births,
         now_ms: int,
     ) -> Logged:
-        call = settling.Settle(claim, verdict, outcome, callbacks, births, now_ms)
+        call = Settle(claim, verdict, outcome, callbacks, births, now_ms)
         size = len(outcome.body) * (1 + len(callbacks)) + FACTS_BYTES * len(callbacks)
         logged: Logged = await self.writer.call(settling.settle, call, size=size)
         return logged
 
     async def release(self, claims: Sequence[Claim], *, now_ms: int) -> None:
-        await self.writer.call(settling.release, settling.Release(claims, now_ms))
+        await self.writer.call(settling.release, Release(claims, now_ms))
 
     async def cancel(self, tenant: str, message_id: str, *, now_ms: int) -> Cancelled:
-        call = settling.Cancel(tenant, message_id, now_ms)
+        call = Cancel(tenant, message_id, now_ms)
         cancelled: Cancelled = await self.writer.call(settling.cancel, call)
         return cancelled
 
     async def cancel_many(self, tenant: str, message_ids: Sequence[str], *, now_ms: int) -> int:
-        call = settling.CancelMany(tenant, message_ids, now_ms)
+        call = CancelMany(tenant, message_ids, now_ms)
         cancelled: int = await self.writer.call(
             settling.cancel_many, call, patient=len(message_ids) > 1
         )
@@ -307,14 +325,14 @@ class SqliteStore:
         free = 0 if self._in_memory else upkeep.free_bytes(self._path)
         return await self._readers.look(
             lambda db: upkeep.pulse(
-                db, self._counter, free=free, refusing=self._refusing(), now_ms=now_ms
+                db, self._counts, free=free, refusing=self._refusing(), now_ms=now_ms
             )
         )
 
     # DeadLetters
 
     async def delete_dead_letters(self, tenant: str, ids: Sequence[str]) -> int:
-        call = dead_letters.Delete(tenant, ids)
+        call = Delete(tenant, ids)
         deleted: int = await self.writer.call(dead_letters.delete, call, patient=len(ids) > 1)
         return deleted
 
@@ -346,12 +364,12 @@ class SqliteStore:
         *,
         count_max: int = COUNT_MAX,
     ) -> UrlGroup | None:
-        call = Change(tenant, name_or_id, change, count_max)
+        call = GroupChange(tenant, name_or_id, change, count_max)
         kept: UrlGroup | None = await self.writer.call(self._change_url_groups, call)
         return kept
 
     def _change_url_groups(
-        self, batch: Batch, calls: list[Change]
+        self, batch: Batch, calls: list[GroupChange]
     ) -> Sequence[UrlGroup | Exception | None]:
         return url_groups.change(batch, calls, refusing=self._refusing())
 
@@ -360,7 +378,7 @@ class SqliteStore:
     async def change_flow_key(
         self, tenant: str, name: str, change: ChangeOfFlowKey, *, now_ms: int
     ) -> FlowKey | None:
-        call = permits.Change(tenant, name, change, now_ms)
+        call = KeyChange(tenant, name, change, now_ms)
         kept: FlowKey | None = await self.writer.call(permits.change, call)
         return kept
 
@@ -376,25 +394,25 @@ class SqliteStore:
         count_max: int = COUNT_MAX,
         now_ms: int,
     ) -> None:
-        call = queues.Put(tenant, name, parallelism, paused, count_max, now_ms)
+        call = Put(tenant, name, parallelism, paused, count_max, now_ms)
         await self.writer.call(queues.put, call)
 
     async def pause_queue(self, tenant: str, name: str, *, paused: bool, now_ms: int) -> bool:
-        call = queues.Pause(tenant, name, paused, now_ms)
+        call = Pause(tenant, name, paused, now_ms)
         known: bool = await self.writer.call(queues.pause, call)
         return known
 
     async def empty_queue(
         self, tenant: str, name: str, *, mark: int | None, count_max: int, now_ms: int
     ) -> Emptied:
-        call = emptying.Empty(tenant, name, mark, count_max, now_ms)
+        call = Empty(tenant, name, mark, count_max, now_ms)
         emptied: Emptied = await self.writer.call(emptying.empty, call)
         return emptied
 
     # Keys
 
     async def rotate_keys(self, tenant_id: str, *, new_key: str) -> SigningKeys | None:
-        call = people.Rotate(tenant_id, new_key)
+        call = Rotate(tenant_id, new_key)
         keys: SigningKeys | None = await self.writer.call(people.rotate_keys, call)
         return keys
 
@@ -441,13 +459,13 @@ class SqliteStore:
     async def put_off_schedule(
         self, tenant: str, schedule_id: str, *, until_ms: int, now_ms: int
     ) -> None:
-        call = schedules.PutOff(tenant, schedule_id, until_ms, now_ms)
+        call = PutOff(tenant, schedule_id, until_ms, now_ms)
         await self.writer.call(schedules.put_off, call)
 
     # Upkeep
 
     async def prune(self, *, retention: Retention, now_ms: int) -> Pruned:
-        pruned: Pruned = await self.writer.call(self._prune, upkeep.Prune(retention, now_ms))
+        pruned: Pruned = await self.writer.call(self._prune, Prune(retention, now_ms))
         return pruned
 
 

@@ -10,6 +10,8 @@ import msgspec
 
 from waypost.domain.errors import Invalid, Problem, StoreUnavailable
 from waypost.domain.ids import created_ms_of, first_message_id
+from waypost.store.calls import Prune
+from waypost.store.counts import Counts, Kept
 from waypost.store.protocol import Pruned, Pulse, Retention
 from waypost.store.sqlite import flow_keys, lanes
 from waypost.store.sqlite.database import as_problems, connect, query
@@ -30,22 +32,12 @@ SLICES = 32
 VACUUM_PAGES = 500
 """Free pages that one call gives back to the file system."""
 
-COUNTED_QUICKLY_S = 0.005
-COUNTS_KEPT = 100
-"""Counts that took longer than that are kept for so many times as long as they took: a
-large store is not counted over and over."""
-
 NOT_NEEDED = (
     " NOT EXISTS (SELECT 1 FROM delivery d WHERE d.number = message.number)"
     " AND NOT EXISTS (SELECT 1 FROM dead_letter l"
     "  WHERE l.tenant = message.tenant AND l.message_id = message.id)"
     " AND NOT EXISTS (SELECT 1 FROM message c WHERE c.source = message.number)"
 )
-
-
-class Prune(msgspec.Struct, frozen=True):
-    retention: Retention
-    now_ms: int
 
 
 class Pruner:
@@ -261,24 +253,11 @@ def free_bytes(path: str) -> int:
     return of.f_bavail * of.f_frsize
 
 
-class Counts(msgspec.Struct, frozen=True):
-    waiting: int
-    due: int
-    claimed: int
-    dead_letters: int
-
-
-class Counter:
-    """Counts what is there; where that takes long, not each time."""
-
-    def __init__(self) -> None:
-        self._latest: Counts | None = None
-        self._until_s = 0.0
-
-    def counts(self, db: apsw.Connection, *, now_ms: int) -> Counts:
+def _counts(db: apsw.Connection, kept: Kept, *, now_ms: int) -> Counts:
+    """Count what is there; where that takes long, not each time."""
+    counts = kept.get()
+    if counts is None:
         began_s = monotonic()
-        if self._latest is not None and began_s < self._until_s:
-            return self._latest
         [alive, claimed, due] = query(
             db,
             "SELECT count(*), total(token IS NOT NULL), total(token IS NULL AND due_ms <= ?)"
@@ -286,18 +265,18 @@ class Counter:
             (now_ms,),
         ).fetchone()
         [dead] = query(db, "SELECT count(*) FROM dead_letter").fetchone()
-        latest = Counts(alive - int(claimed), int(due), int(claimed), dead)
-        took_s = monotonic() - began_s
-        self._latest = latest
-        self._until_s = 0.0 if took_s < COUNTED_QUICKLY_S else began_s + COUNTS_KEPT * took_s
-        return latest
+        counts = Counts(
+            waiting=alive - int(claimed), due=int(due), claimed=int(claimed), dead_letters=dead
+        )
+        kept.keep(counts, began_s=began_s)
+    return counts
 
 
 def pulse(
-    db: apsw.Connection, counter: Counter, *, free: int, refusing: str | None, now_ms: int
+    db: apsw.Connection, kept: Kept, *, free: int, refusing: str | None, now_ms: int
 ) -> Pulse:
     """How the store is; see `Reader.pulse`."""
-    counts = counter.counts(db, now_ms=now_ms)
+    counts = _counts(db, kept, now_ms=now_ms)
     turn_ms = lanes.next_turn_ms(db)
     return Pulse(
         waiting=counts.waiting,

@@ -6,19 +6,12 @@ import msgspec
 from waypost.domain.errors import StoreFull
 from waypost.domain.url_groups import UrlGroup
 from waypost.store import quotas
-from waypost.store.protocol import ChangeOfGroup
+from waypost.store.calls import GroupChange
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.writer import Batch
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(UrlGroup).decode
-
-
-class Change(msgspec.Struct, frozen=True):
-    tenant: str
-    name_or_id: str
-    change: ChangeOfGroup
-    count_max: int
 
 
 def one(db: apsw.Connection, tenant: str, name_or_id: str) -> UrlGroup | None:
@@ -45,13 +38,15 @@ def _count(db: apsw.Connection, tenant: str) -> int:
 
 
 def change(
-    batch: Batch, calls: list[Change], *, refusing: str | None
+    batch: Batch, calls: list[GroupChange], *, refusing: str | None
 ) -> list[UrlGroup | Exception | None]:
     """Change groups; see `UrlGroups.change_url_group`.  `refusing`: why none may grow, or None."""
     return [_change(batch.db, call, refusing) for call in calls]
 
 
-def _change(db: apsw.Connection, call: Change, refusing: str | None) -> UrlGroup | Exception | None:
+def _change(
+    db: apsw.Connection, call: GroupChange, refusing: str | None
+) -> UrlGroup | Exception | None:
     before = one(db, call.tenant, call.name_or_id)
     try:
         after = call.change(before)
