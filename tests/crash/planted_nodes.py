@@ -68,7 +68,9 @@ def immortal() -> None:
             await asyncio.sleep(LATE_S)
         return await join(self)
 
-    async def may_claim(self: Batch) -> bool:
+    async def may_claim(self: Batch, *, with_numbers: bool = False) -> bool:
+        if with_numbers:
+            await self.take_numbers()
         return True
 
     Life._join = joined  # type: ignore[method-assign]

@@ -6,7 +6,7 @@ keys stand that the drafts name, and writes what was gathered table by table.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -83,9 +83,8 @@ class Adds(ABC):
     ) -> list[Accepted]:
         """Accept the drafts of one call, but for those of which there is a first, whose id
         `firsts` has; those with one body share its row."""
-        uses: Mapping[int, int] = {}
-        if len(drafts) > 1:
-            uses = Counter(id(draft.body) for draft in drafts if draft.body)
+        bodies = [id(draft.body) for draft in drafts if draft.body]
+        uses = Counter(bodies) if len(bodies) > 1 else {}
         shared: dict[int, int] = {}
         accepted = []
         for draft, first in zip(drafts, firsts, strict=False):
@@ -157,12 +156,9 @@ class Adds(ABC):
         of = None if source is None else source.number
         self.messages.append((tenant, message.id, number, encode(message), shared_body, of))
         holding = token is not None and message.queue is not None
-        self.deliveries.append(
-            (
-                *(number, tenant, message.id, lane, draft.host, due_ms),
-                *(*self._claimed_under(token), holding, 0, 0, False, key),
-            )
-        )
+        by = self._claimed_under(token)
+        row = (number, tenant, message.id, lane, draft.host, due_ms, *by, holding, 0, 0, False, key)
+        self.deliveries.append(row)
         self.events.append((tenant, now_ms, numbers.next(), message.id, "CREATED", None))
         if token is not None:
             if holding:

@@ -68,11 +68,14 @@ class Adding(Adds):
             for d in drafts
             if d.message.queue is not None or d.message.flow is not None
         }
+        places = {*limited, *lock}
+        free = self.places.free > 0
         # Before the locks, as whoever takes over from a node looks at its row first.
-        may_claim = self.places.free > 0 and await self.batch.may_claim()
-        made = await queues.make(self.db, named, now_ms=self.now_ms)
-        made |= await flow_keys.make(self.db, keys, now_ms=self.now_ms)
-        await self.batch.lock({*limited, *lock}, keys=keys, made=made)
+        may_claim = free and await self.batch.may_claim(with_numbers=not places)
+        if places or not free:
+            made = await queues.make(self.db, named, now_ms=self.now_ms)
+            made |= await flow_keys.make(self.db, keys, now_ms=self.now_ms)
+            await self.batch.lock(places, keys=keys, made=made)
         self.token = self.batch.numbers.next()
         for tenant, name, accepted_ms in await queues.accept(self.db, named, now_ms=self.now_ms):
             self.accepted_ms[tenant, queue_lane(name)] = accepted_ms
@@ -82,7 +85,7 @@ class Adding(Adds):
             return
         places = {(d.message.tenant, lane_of(d.message, d.host)) for d in drafts}
         self.states = await lanes.states(self.db, places, now_ms=self.now_ms)
-        turn_ms = await lanes.next_turn_ms(self.db, self.batch.shut.names())
+        turn_ms = self.batch.shut.next_turn_ms
         if turn_ms is not None and turn_ms <= self.now_ms:
             self.quota //= 2
 

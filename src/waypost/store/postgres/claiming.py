@@ -68,8 +68,9 @@ class Claims:
             if turns and await batch.may_claim():  # which is a lock, and so is written down
                 self._go_round(claiming, await claiming.read(turns))
                 await claiming.write()
+        shut.next_turn_ms = await lanes.next_turn_ms(db, shut.names())
         nexts = (
-            await lanes.next_turn_ms(db, shut.names()),
+            shut.next_turn_ms,
             await flow_keys.next_opens_ms(db),
             shut.next_retry_ms(),
         )

@@ -231,18 +231,27 @@ async def migrate(db: Connection, *, known: Sequence[Migration] = MIGRATIONS) ->
             )
 
 
-async def insert(db: Connection, **tables: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows into tables with one statement, however many they are."""
+async def insert(
+    db: Connection, *, ended: Sequence[int] = (), **tables: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert rows into tables, and remove the deliveries that have `ended`, with one statement,
+    however many they are."""
     rows_of = {table: rows for table, rows in tables.items() if rows}
-    if rows_of:
-        values = [column for rows in rows_of.values() for column in zip(*rows, strict=True)]
-        await db.execute(_insert_sql(tuple(rows_of)), *values)
+    values: list[Sequence[Any]] = [
+        column for rows in rows_of.values() for column in zip(*rows, strict=True)
+    ]
+    if ended:
+        values.insert(0, ended)
+    if values:
+        await db.execute(_insert_sql(tuple(rows_of), ends=bool(ended)), *values)
 
 
 @cache
-def _insert_sql(tables: tuple[str, ...]) -> str:
+def _insert_sql(tables: tuple[str, ...], *, ends: bool) -> str:
     number = count(1)
     inserts = []
+    if ends:
+        inserts.append(f"DELETE FROM delivery WHERE number = ANY(${next(number)}::bigint[])")
     for table in tables:
         arrays = ", ".join(f"${next(number)}::{kind}[]" for kind in COLUMNS[table])
         inserts.append(f"INSERT INTO {table} SELECT * FROM unnest({arrays})")

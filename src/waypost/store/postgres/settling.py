@@ -118,8 +118,6 @@ class Ending(Ends):
                 "UPDATE delivery SET canceling = true WHERE number = ANY($1::bigint[])",
                 self.canceling,
             )
-        if self.ended:
-            await db.execute("DELETE FROM delivery WHERE number = ANY($1::bigint[])", self.ended)
         if self.retries:
             await db.execute(
                 "UPDATE delivery d SET token = NULL, node = NULL, due_ms = n.due_ms,"
@@ -128,7 +126,7 @@ class Ending(Ends):
                 "  n (number, due_ms, retried, interrupted) WHERE d.number = n.number",
                 *zip(*self.retries, strict=True),
             )
-        await insert(db, event=self.events, dead_letter=self.dead_letters)
+        await insert(db, ended=self.ended, event=self.events, dead_letter=self.dead_letters)
         await permits.give_back(db, self.permits)
         if self.adding is not None:
             for draft, call in self.callbacks:

@@ -14,9 +14,13 @@ SHUT_MAX = 10_000
 
 
 class Shut:
-    """Lanes that wait for a resource of this node, those first that were refused first."""
+    """Lanes that wait for a resource of this node, those first that were refused first.
+
+    `next_turn_ms` is when the next of the others has its turn, as the latest claim saw it.
+    """
 
     def __init__(self) -> None:
+        self.next_turn_ms: int | None = None
         self._lanes: OrderedDict[Place, tuple[str, int | None]] = OrderedDict()
         self._waiting: dict[str, deque[Place]] = {}
 

@@ -40,6 +40,10 @@ NOW_MS = "(SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
 """The database's clock, which leases go by, as a table of one row."""
 
 
+_BLOCK = "nextval('number_block')"
+_WITH_AN_ID = " FROM pg_current_xact_id()"
+
+
 class InTheWay(Exception):
     """Something has changed between two looks at it: the transaction is run again."""
 
@@ -157,18 +161,20 @@ class Batch:
         The transaction has its id before: to whoever sees a number that is larger than one of
         these, it is one of those that are under way, or over.
         """
-        block = await self.db.fetchval("SELECT nextval('number_block') FROM pg_current_xact_id()")
-        self.numbers = Numbers(block)
+        self.numbers = Numbers(await self.db.fetchval(f"SELECT {_BLOCK}{_WITH_AN_ID}"))
 
-    async def may_claim(self) -> bool:
+    async def may_claim(self, *, with_numbers: bool = False) -> bool:
         """Whether the node's lease goes on.  Until this transaction ends nobody takes over what
-        it claims."""
-        alive: bool | None = await self.db.fetchval(
-            f"SELECT until_ms > n.now_ms FROM node, {NOW_MS} n (now_ms) WHERE id = $1"
-            " FOR KEY SHARE OF node",
+        it claims.  One that has nothing to lock takes its numbers in the same look."""
+        row = await self.db.fetchrow(
+            f"SELECT {_BLOCK if with_numbers else 'NULL'}, (SELECT until_ms > n.now_ms"
+            f"  FROM node, {NOW_MS} n (now_ms) WHERE id = $1 FOR KEY SHARE OF node){_WITH_AN_ID}",
             self.node,
         )
-        return bool(alive)
+        assert row is not None
+        if with_numbers:
+            self.numbers = Numbers(row[0])
+        return bool(row[1])
 
     def take_place(self, places: Places, claim: Claim) -> None:
         """Take the claim's place, until it is given back or the transaction fails."""

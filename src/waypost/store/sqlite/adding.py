@@ -43,10 +43,11 @@ class Adding(Adds):
 
     def accept(self, call: Add) -> list[Accepted] | LimitReached:
         """Accept the drafts of a call, or none of them."""
-        firsts = (_first(self.db, draft, now_ms=call.now_ms) for draft in call.drafts)
-        return self.too_many_queues(call) or self.accept_all(
-            call.drafts, firsts, now_ms=call.now_ms
-        )
+        refusal = self.too_many_queues(call)
+        if refusal is not None:
+            return refusal
+        firsts = [_first(self.db, draft, now_ms=call.now_ms) for draft in call.drafts]
+        return self.accept_all(call.drafts, firsts, now_ms=call.now_ms)
 
     def too_many_queues(self, call: Add) -> LimitReached | None:
         """Why a call is refused that would make a queue too many."""
