@@ -83,16 +83,16 @@ class Adds(ABC):
     ) -> list[Accepted]:
         """Accept the drafts of one call, but for those of which there is a first, whose id
         `firsts` has; those with one body share its row."""
-        bodies = [id(draft.body) for draft in drafts if draft.body]
-        uses = Counter(bodies) if len(bodies) > 1 else {}
+        uses = None
+        if len(drafts) > 1:
+            uses = Counter(id(draft.body) for draft in drafts if draft.body)
         shared: dict[int, int] = {}
         accepted = []
         for draft, first in zip(drafts, firsts, strict=False):
             if first is not None:
                 accepted.append(Accepted(message_id=first, deduplicated=True))
                 continue
-            of = id(draft.body)
-            if uses.get(of, 0) > 1:
+            if uses is not None and uses[of := id(draft.body)] > 1:
                 self.accept_one(draft, now_ms=now_ms, shared_body=shared.get(of, 0))
                 shared.setdefault(of, self.messages[-1][2])
             else:

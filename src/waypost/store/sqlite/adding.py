@@ -46,7 +46,10 @@ class Adding(Adds):
         refusal = self.too_many_queues(call)
         if refusal is not None:
             return refusal
-        firsts = [_first(self.db, draft, now_ms=call.now_ms) for draft in call.drafts]
+        firsts = [
+            None if draft.dedup_key is None else _first(self.db, draft, now_ms=call.now_ms)
+            for draft in call.drafts
+        ]
         return self.accept_all(call.drafts, firsts, now_ms=call.now_ms)
 
     def too_many_queues(self, call: Add) -> LimitReached | None:
@@ -98,9 +101,7 @@ class Adding(Adds):
 
 def _first(db: apsw.Connection, draft: Draft, *, now_ms: int) -> str | None:
     """The id of the first message that has a draft's key; or None: it is the first, and takes
-    the key, or asks for no deduplication."""
-    if draft.dedup_key is None:
-        return None
+    the key."""
     message = draft.message
     found = query(
         db,
