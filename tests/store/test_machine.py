@@ -133,9 +133,9 @@ class Asked:
 class Machine(RuleBasedStateMachine):
     steps = 0
 
-    def __init__(self, stores: Stores, *, crashes: bool, side_by_side: bool) -> None:
+    def __init__(self, stores: Stores, *, crashes: bool, side_by_side: bool, alone: bool) -> None:
         super().__init__()
-        self.crashes, self.side_by_side = crashes, side_by_side
+        self.crashes, self.side_by_side, self.alone = crashes, side_by_side, alone
         self.model = Model()
         self.runner = asyncio.Runner()
         self.given = ExitStack()
@@ -184,10 +184,10 @@ class Machine(RuleBasedStateMachine):
         *,
         shared: bool,
     ) -> None:
-        """Ask for something now, or at the same moment as the next."""
+        """Ask for something now, or at the same moment as the next, unless each is to be alone."""
         type(self).steps += 1
         self.asked.append(Asked(kind, call, heard))
-        if not shared or len(self.asked) == 4:
+        if self.alone or not shared or len(self.asked) == 4:
             self.run(self._hear())
 
     async def _hear(self) -> None:
@@ -844,9 +844,16 @@ def _resumed(key: FlowKey | None) -> FlowKey:
     return replace(key, paused=False)
 
 
-def _no_answer_breaks_a_promise(stores: Stores, engine: str, *, histories: int) -> None:
+def _no_answer_breaks_a_promise(
+    stores: Stores, engine: str, *, histories: int, alone: bool = False
+) -> None:
     def machine() -> Machine:
-        return Machine(stores, crashes=engine != IN_MEMORY, side_by_side=engine in DATABASES)
+        return Machine(
+            stores,
+            crashes=engine != IN_MEMORY,
+            side_by_side=engine in DATABASES,
+            alone=alone,
+        )
 
     Machine.steps = 0
     run_state_machine_as_test(machine, settings=settings(HOW, max_examples=histories))
@@ -870,7 +877,8 @@ def test_no_history_breaks_a_promise_and_whatever_is_due_goes(stores: Stores, en
 
 @pytest.mark.prove
 def test_five_thousand_steps_break_no_promise(stores: Stores, engine: str) -> None:
-    if engine in DATABASES:
-        pytest.skip("calls side by side end as they may, and hypothesis wants to repeat them")
-    _no_answer_breaks_a_promise(stores, engine, histories=300)
+    """Side by side, calls end in an order of their own, and hypothesis gives up sooner or later
+    where what was drawn once cannot be drawn again: there each is asked alone."""
+    alone = engine in DATABASES
+    _no_answer_breaks_a_promise(stores, engine, histories=150 if alone else 300, alone=alone)
     assert Machine.steps >= 5_000
