@@ -9,7 +9,7 @@
 | the SDKs              | sdk_operations.toml | the tests in tests/compat that call it |
 | the wire contract     | contract_rows.toml  | the tests that cite the row            |
 
-Why a row is not done stands in `LATER` of tests/test_rows.py, and nowhere else.
+Why a row is not done stands in `NOT_DONE` of tests/test_rows.py, and nowhere else.
 How a test went is told by a run; without one, it stays as the page says.
 """
 
@@ -26,7 +26,7 @@ from typing import NamedTuple
 from docs.markdown import code, page, table
 from docs.results import UNTOLD, Outcome, Result, link, of_page, of_run, worst
 from docs.rows import HERE, TESTS, Test, cited, contract, functions, tests_in
-from tests.test_rows import LATER
+from tests.test_rows import NOT_DONE
 
 PAGE = HERE / "compatibility.md"
 
@@ -136,9 +136,7 @@ def compatibility_page(run: Mapping[str, Outcome] | None = None) -> str:
         return ", ".join(f"{each}: {counts[each]}" for each in Result if counts[each])
 
     rows, found = contract(), by_row()
-    not_done = {
-        number: LATER.get(number, "no test cites it yet") for number in rows if number not in found
-    }
+    not_done = {number: NOT_DONE[number] for number in rows if number not in found}
     lines, sdks = mission(), operations()
     methods = "; ".join(
         f"{len(by_operation)} methods of `{package}` ({tally(by_operation.values())})"
