@@ -22,7 +22,7 @@ test: setup
 	$(BIN)/python -m docs.compatibility --results $(RESULTS) --check && exit $$tests
 
 prove: setup
-	$(BIN)/python -m pytest -m prove --every-server -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m prove --every-server -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff format --check .
