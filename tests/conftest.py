@@ -11,7 +11,7 @@ from tests.support.databases import Databases
 from tests.support.lacking import LACKING
 from tests.support.postgres import binaries, running
 
-pytest_plugins = ("tests.support.results",)
+pytest_plugins = ("tests.support.results", "tests.support.saying")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
