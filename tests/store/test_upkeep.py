@@ -165,12 +165,16 @@ async def test_what_a_message_waited_for_its_queue_or_its_host_is_not_late(
             assert pulse.oldest_due_ms in (None, T0 + HOUR)
 
 
+async def test_in_an_empty_store_nothing_is_due_and_nothing_waits(bench: Bench) -> None:
+    pulse = await bench.store.pulse(now_ms=T0)
+
+    assert (pulse.oldest_due_ms, pulse.waiting, pulse.due, pulse.claimed) == (None, 0, 0, 0)
+
+
 async def test_the_pulse_tells_how_long_the_oldest_that_may_go_has_been_due(bench: Bench) -> None:
-    quiet = await bench.store.pulse(now_ms=T0)
     await bench.add_waiting(a_draft(), a_draft(delay_ms=HOUR))
 
     pulse = await bench.store.pulse(now_ms=T0 + SECOND)
 
-    assert (quiet.oldest_due_ms, quiet.waiting) == (None, 0)
     assert (pulse.oldest_due_ms, pulse.waiting, pulse.due, pulse.claimed) == (T0, 2, 1, 0)
     assert pulse.refusing is None
