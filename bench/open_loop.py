@@ -80,6 +80,11 @@ class OpenLoop:
         self.port = port
         self.arrived_s: dict[int, float] = {}
         self.repeats = 0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Publish no more."""
+        self._stopped = True
 
     def receive(self, connection: _Messages, message: bytes) -> None:
         now_s = time.monotonic()
@@ -92,8 +97,8 @@ class OpenLoop:
     async def publish(
         self, url: str, *, rate: int, seconds: float, ways: Sequence[Way] = PLAINLY
     ) -> list[float]:
-        """Publish in these ways by turns; how long each message took to arrive, in
-        milliseconds."""
+        """Publish in these ways by turns until `seconds` have passed or `stop` is called; how
+        long each message took to arrive, in milliseconds."""
         loop = asyncio.get_running_loop()
         host, _, port = url.removeprefix("http://").partition(":")
         free: list[_Messages] = []
@@ -124,6 +129,8 @@ class OpenLoop:
                 rest_s = began_s + n / rate - time.monotonic()
                 if rest_s > 0:
                     await asyncio.sleep(rest_s)
+                if self._stopped:
+                    break
                 while free and free[-1].transport.is_closing():
                     free.pop()  # the server has done with what was idle for long
                 while not free:

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 
 from bench import figures, preload
 from bench.figures import Bar, Figure
@@ -24,6 +24,8 @@ LABEL = "wanted"
 PAGE = 100
 WARM_S = 1
 """The first second opens connections."""
+
+WORK_S_MAX = 300
 
 Work = Callable[[Server], Awaitable[int]]
 
@@ -65,26 +67,29 @@ async def measure(plan: Plan) -> list[Figure]:
 
 
 async def _p99s_ms(plan: Plan, model: Path, work: Work, count: int) -> tuple[float, float, float]:
-    """How long the slowest hundredth of the publishes took at rest, and of those that were sent
-    during `work` just after it; and how long that took (s)."""
+    """How long the slowest hundredth of the publishes took at rest, which is just before and just
+    after `work`, and during it; and how long that took (s)."""
     database = plan.directory / "copy.db"
     await asyncio.to_thread(copy, model, database)
-    rest_s = WARM_S + plan.latency_s
     async with open_loop() as steady, server(plan.directory, database=database) as waypost:
         async with asyncio.TaskGroup() as both:
+            started_s = time.monotonic()
             publishing = both.create_task(
-                steady.publish(waypost.url, rate=RATE, seconds=rest_s + plan.latency_s)
+                steady.publish(waypost.url, rate=RATE, seconds=WORK_S_MAX)
             )
-            await asyncio.sleep(rest_s)
+            await asyncio.sleep(WARM_S + plan.latency_s)
             began_s = time.monotonic()
             done = await work(waypost)
-            took_s = time.monotonic() - began_s
-            if done != count:
-                raise RuntimeError(f"{done:,} were found of {count:,}")
+            ended_s = time.monotonic()
+            await asyncio.sleep(plan.latency_s)
+            steady.stop()
+        if done != count:
+            raise RuntimeError(f"{done:,} were found of {count:,}")
         sent_ms = publishing.result()
     waypost.remove()
-    at_rest, during = sent_ms[WARM_S * RATE : rest_s * RATE], sent_ms[rest_s * RATE :]
-    return _p99(at_rest), _p99(during[: max(RATE, int(took_s * RATE))]), took_s
+    first, last = (int((at_s - started_s) * RATE) for at_s in (began_s, ended_s))
+    at_rest = sent_ms[WARM_S * RATE : first] + sent_ms[last:]
+    return _p99(at_rest), _p99(sent_ms[first:last]), ended_s - began_s
 
 
 async def _cancel(waypost: Server) -> int:
@@ -124,4 +129,4 @@ async def _pages(page: Callable[[str], Awaitable[tuple[int, str | None]]]) -> in
 
 
 def _p99(values: list[float]) -> float:
-    return quantiles(values, n=100)[98] if len(values) > 1 else median(values)
+    return quantiles(values, n=100)[98]

@@ -263,6 +263,7 @@ async def test_a_checkpoint_leaves_nothing_open_that_a_commit_would_trip_over(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 1)
+    monkeypatch.setattr(writer, "LOG_PAGES", 1)
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
     loop = asyncio.get_running_loop()
     run = loop.run_in_executor
@@ -289,6 +290,7 @@ async def test_a_reader_that_holds_a_snapshot_does_not_make_each_commit_a_checkp
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(writer, "LOG_PAGES", 50)
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
     bench = Bench(store)
     await bench.add_waiting(a_draft())
@@ -304,6 +306,26 @@ async def test_a_reader_that_holds_a_snapshot_does_not_make_each_commit_a_checkp
 
     assert 3 <= len(checkpoints) <= 30
     reader.close()
+    await store.close()
+
+
+async def test_the_log_begins_anew_only_where_it_is_long(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 20)
+    monkeypatch.setattr(writer, "LOG_PAGES", 200)
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    moved: list[int] = []
+    real = writer._move
+    monkeypatch.setattr(writer, "_move", lambda db: (moved.append(db is store.writer.db), real(db)))
+
+    for _ in range(150):
+        await bench.add_waiting(a_draft(body=b"x" * 10_000))
+
+    assert moved.count(True) >= 2
+    assert moved.count(False) >= 2 * moved.count(True)
+    assert Path(f"{path}-wal").stat().st_size < 4 * 200 * 4096
     await store.close()
 
 
@@ -689,6 +711,25 @@ async def test_whoever_publishes_goes_before_bulk_calls(path: str) -> None:
     assert sum(cancel.done() for cancel in cancels) < 50
     await asyncio.gather(*cancels)
     await store.close()
+
+
+async def test_what_follows_a_publish_goes_before_bulk_calls(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "QUIET_S", 3600)
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    ids = await _waiting_ids(bench, 10)
+    first = asyncio.ensure_future(bench.add(a_draft(delay_ms=HOUR)))
+    await asyncio.sleep(0)
+    cancels = _cancels(store, ids)
+
+    await first
+    await bench.add(a_draft(delay_ms=HOUR))
+
+    assert len(store.writer._patient) == len(cancels)
+    await store.close()
+    assert await asyncio.gather(*cancels) == [2] * 5
 
 
 async def test_bulk_calls_have_their_turns_however_many_publish(path: str) -> None:

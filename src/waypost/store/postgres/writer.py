@@ -39,7 +39,6 @@ TRIES_MAX = 5
 NOW_MS = "(SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
 """The database's clock, which leases go by, as a table of one row."""
 
-
 _BLOCK = "nextval('number_block')"
 _WITH_AN_ID = " FROM pg_current_xact_id()"
 

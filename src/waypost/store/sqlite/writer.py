@@ -32,13 +32,19 @@ BATCH_CALLS_MAX = 256
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 """A batch is bounded; a larger call goes alone."""
 
-CHECKPOINT_PAGES = 1_000
-"""The write-ahead log is moved into the database each time it grew by so many (4 MB)."""
+CHECKPOINT_PAGES = 4_000
+"""The write-ahead log is moved into the database each time it grew by so many (16 MB)."""
+
+LOG_PAGES = 8_000
+"""A log that is longer begins anew, for which the writer has to stand still."""
 
 BUSY_RETRY_MS = 5
 
 UNSYNCED_MAX = 16
 """Patient calls that may wait for one sync."""
+
+QUIET_S = 0.001
+"""After a batch of others patient calls rest so long: those who were answered go on first."""
 
 SYNC_REST_S = 0.02
 """How long they wait for the commit of somebody else, which would be their sync too."""
@@ -210,6 +216,8 @@ class Writer:
                 self.on_batch(len(calls))
                 await self._transact(calls)
                 self._in_hand = []
+                if self._patient:
+                    await self._rest(QUIET_S)
             elif self._closing:
                 return
             else:
@@ -393,9 +401,12 @@ class Writer:
             self._moving = self._loop.run_in_executor(self._threads, _move, self._mover)
             self._moving.add_done_callback(self._log_moved)
 
-    def _log_moved(self, _moving: "asyncio.Future[None]") -> None:
-        self._moved = True
-        self._wake.set()
+    def _log_moved(self, moving: "asyncio.Future[None]") -> None:
+        if moving.exception() is None and self._log_pages < LOG_PAGES:
+            self._moving = None
+        else:
+            self._moved = True
+            self._wake.set()
 
     async def _end_checkpoint(self) -> None:
         """Move what was logged meanwhile, while nothing is: only a log that is moved to its end
