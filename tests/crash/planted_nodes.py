@@ -26,7 +26,7 @@ from waypost.store.postgres.life import Life
 from waypost.store.postgres.settling import Ending
 from waypost.store.postgres.writer import Batch, Operation, Writer
 
-FLUSH_S = 0.05
+FLUSH_S = 0.3
 """How long a commit is put off by `ack_first`."""
 
 LATE_S = 1.0
