@@ -104,7 +104,8 @@ async def test_of_two_in_a_deadlock_one_is_run_again_and_both_come_to_their_end(
     )
 
     assert done == ["a", "b"]
-    assert len(tries) == 3
+    # Who is run again may take its row once more before the other has woken up.
+    assert len(tries) > 2
 
 
 async def test_who_was_overtaken_looks_again_and_sees_what_was_done(
