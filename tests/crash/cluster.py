@@ -43,6 +43,7 @@ UNDER_WAY_S = 0.3
 """After so long whatever a dead node had asked of the database is done, and nobody has taken
 over from it yet: it had renewed its lease within the last quarter of it."""
 
+ACK_S_MAX = 20
 DRAIN_S_MAX = 60
 TAKEN_OVER_S_MAX = 20
 DURABLE = {"recovery_init_sync_method": "syncfs"}
@@ -120,7 +121,7 @@ class Cluster:
         self.load.start()
         self.limited.start()
 
-    async def acks(self, count: int, *, within_s: float = 20) -> bool:
+    async def acks(self, count: int, *, within_s: float = ACK_S_MAX) -> bool:
         """Wait until so many more messages are acknowledged and so many more attempts are made;
         whether they were."""
         acked = self._acked() + count
@@ -129,6 +130,13 @@ class Cluster:
             lambda: self._acked() >= acked and len(self.history.attempts) >= attempts,
             within_s=within_s,
         )
+
+    async def an_ack(self) -> None:
+        """Wait for the moment of the next acknowledgement."""
+        acked = asyncio.Event()
+        self.load.on_acked = acked.set
+        async with asyncio.timeout(ACK_S_MAX):
+            await acked.wait()
 
     async def ask(self, look: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
         """Look into the database."""

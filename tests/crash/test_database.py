@@ -26,7 +26,9 @@ Say = Callable[[str], None]
 
 
 async def crash(nodes: Cluster, postgres: Server, *, away_s: float) -> None:
-    """End all of its processes at once, and start it again after a while."""
+    """End all of its processes at once, right after an acknowledgement, for one that came too
+    early is not on disk then; and start it again after a while."""
+    await nodes.an_ack()
     at_s = now_s()
     await asyncio.to_thread(postgres.stop)
     await outlast(away_s)

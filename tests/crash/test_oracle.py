@@ -15,8 +15,15 @@ def a_history(
     history = History()
     for at, key in enumerate(keys):
         history.submitted(key, key.encode(), at_s=at, queue=queue, retries=retries, wishes=wishes)
-        history.acked(key, f"msg_{key}", at_s=at + 0.5)
+        accepted(history, key, at_s=at + 0.5)
     return history
+
+
+def accepted(history: History, key: str, at_s: float, *, message_id: str = "") -> None:
+    """A message is acknowledged, and the log says that it was made."""
+    message_id = message_id or f"msg_{key}"
+    history.acked(key, message_id, at_s=at_s)
+    history.ledger.logged.add(message_id)
 
 
 def sent(
@@ -84,6 +91,15 @@ def test_an_acknowledged_message_that_was_only_seen_is_lost():
     assert history.judge().lost == 1
 
 
+def test_an_acknowledged_message_that_was_sent_and_never_on_disk_is_lost():
+    history = a_history("a")
+    sent(history, "a", 10)
+    history.ledger.logged.clear()
+
+    assert laws(history) == ["I1"]
+    assert history.judge().lost == 1
+
+
 def test_a_dead_letter_or_a_cancelled_message_is_not_lost():
     history = a_history("a", "b")
     sent(history, "a", 10, status=500)
@@ -140,7 +156,7 @@ def test_publishes_that_overlapped_may_come_in_either_order():
     for key in "ab":
         history.submitted(key, key.encode(), at_s=0, queue="q")
     for key in "ab":
-        history.acked(key, f"msg_{key}", at_s=1)
+        accepted(history, key, at_s=1)
     sent(history, "b", 10)
     sent(history, "a", 11)
 
@@ -149,7 +165,7 @@ def test_publishes_that_overlapped_may_come_in_either_order():
 
 def test_a_second_id_for_one_dedup_id_is_found():
     history = a_history("a")
-    history.acked("a", "msg_other", at_s=2)
+    accepted(history, "a", at_s=2, message_id="msg_other")
     sent(history, "a", 10)
     history.dead = {"msg_other": "1-1"}
 
@@ -193,7 +209,7 @@ def test_a_group_that_got_a_message_at_some_endpoints_only_is_found(there: str):
     for key in ("a@0", "a@1"):
         history.submitted(key, b"a", at_s=0, group="a")
     if there == "acknowledged":
-        history.acked("a@0", "msg_a@0", at_s=1)
+        accepted(history, "a@0", at_s=1)
     sent(history, "a@0", 2, body=b"a")
     assert laws(history) == ["I4"]
 

@@ -8,7 +8,8 @@ it was sent, and lost.
 
 | law | what must hold                                                                       |
 | --- | ------------------------------------------------------------------------------------ |
-| I1  | acknowledged: answered 2xx, or a dead letter, or cancelled; each of a group's          |
+| I1  | acknowledged: answered 2xx, or a dead letter, or cancelled; each of a group's; and the  |
+|     | log knows of it, for else it was sent from memory and was never on disk               |
 | I2  | what is delivered was submitted, byte for byte                                        |
 | I3  | per queue: in order of acknowledgement, repeats adjacent, one attempt at a time; the   |
 |     | next message once the callbacks of the one before have ended (D24)                    |
@@ -19,7 +20,8 @@ it was sent, and lost.
 | I7  | of each attempt that has ended one callback, answered 2xx or a dead letter; of each    |
 |     | dead letter one failure callback that names it; no other callback; each tells what was |
 
-What has ended the server's own log says (`Ledger`); all else is seen from outside.
+What was made and what has ended the server's own log says (`Ledger`); all else is seen from
+outside.
 """
 
 import hashlib
@@ -231,10 +233,12 @@ class History:
         )
 
     def _lost(self) -> Iterator[str]:
-        delivered = {each.message_id for each in self.attempts if each.delivered}
+        ended = {each.message_id for each in self.attempts if each.delivered} | self.dead.keys()
         for submit in self.submits.values():
-            for message_id in submit.ids - delivered - self.dead.keys():
-                if not submit.cancelled:
+            for message_id in submit.ids:
+                if message_id not in self.ledger.logged:
+                    yield f"{submit.key} ({message_id}) was acknowledged and never on disk"
+                elif not (submit.cancelled or message_id in ended):
                     yield f"{submit.key} ({message_id}) was acknowledged and never delivered"
 
     def _altered(self) -> Iterator[str]:

@@ -46,11 +46,13 @@ class Told(Struct, frozen=True):
 class Ledger(Struct):
     """What is in a database.
 
-    `settled` counts the attempts of a message that have ended (ERROR or DELIVERED in the
-    log), `failed` its FAILED entries; `dead` has the id of its dead letter.  `told` is by
-    the id of the callback, `wished` by that of the message, as the database has it.
+    `logged` are the messages that the log knows of.  `settled` counts the attempts of a
+    message that have ended (ERROR or DELIVERED in the log), `failed` its FAILED entries;
+    `dead` has the id of its dead letter.  `told` is by the id of the callback, `wished` by
+    that of the message, as the database has it.
     """
 
+    logged: set[str] = field(default_factory=set)
     settled: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     dead: dict[str, str] = field(default_factory=dict)
@@ -169,6 +171,7 @@ async def read_shared_ledger(db: asyncpg.Connection) -> Ledger:
 def _ledger(outcomes: _Rows, dead_letters: _Rows, messages: _Rows, idle_holds: _Rows) -> Ledger:
     ledger = Ledger()
     for message_id, settled, failed in outcomes:
+        ledger.logged.add(message_id)
         ledger.settled[message_id] = settled
         ledger.failed[message_id] = failed
     for message_id, failed_ms, number in dead_letters:
