@@ -244,6 +244,7 @@ class Receiver:
             await self._hung_up(reader, wait_s=self._rng.uniform(0, 0.02))
         while attempt.node in self.unanswered and not reader.at_eof():
             await self._hung_up(reader, wait_s=0.02)
+        self._hang_ups()  # in a machine that stands still for long the sender may be gone
         if reader.at_eof() or attempt.end_s is not None:
             return False
         answer = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status

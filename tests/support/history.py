@@ -347,7 +347,7 @@ class History:
                 and first.message_id in kill.claimed
                 for kill in self.kills
             ):
-                yield f"{first.key} was sent again after a 2xx, and no kill explains it"
+                yield f"{first} was followed by {second}, and no kill explains it"
 
     def _repeats(self) -> Iterator[tuple[Attempt, Attempt]]:
         """Each answered 2xx, with the attempt of the same message that followed it."""
