@@ -1,6 +1,7 @@
 """What goes out, byte for byte, and how an answer is read when the server behaves."""
 
 import asyncio
+import contextlib
 import gzip
 
 import pytest
@@ -127,7 +128,8 @@ async def test_a_connection_is_used_again_after_every_kind_of_kept_answer(sender
     answers = (
         OK,
         b"HTTP/1.1 204 No Content\r\n\r\n",
-        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\n\r\n",
         b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
@@ -136,7 +138,9 @@ async def test_a_connection_is_used_again_after_every_kind_of_kept_answer(sender
     )
     async with rude_server(answering(*answers)) as server:
         outcomes = [await sender.send(a_request(server.url())) for _ in answers]
-    assert [outcome.status for outcome in outcomes] == [200, 204, 304, 200, 200, 200, 302, 200]
+    assert [outcome.status for outcome in outcomes] == [
+        *(200, 204, 204, 304, 200, 200, 200, 302, 200)
+    ]
     assert all(outcome.error is None and not outcome.redialled for outcome in outcomes)
     assert server.connections == 1
 
@@ -208,6 +212,27 @@ async def test_a_204_with_a_body_is_delivered_and_the_connection_not_reused(send
             outcome = await sender.send(a_request(server.url()))
             assert outcome.delivered
             assert outcome.body == b""
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("head", [b"204 No Content", b"304 Not Modified"])
+@pytest.mark.parametrize("framing", [b"Content-Length: 2", b"Transfer-Encoding: chunked"])
+async def test_a_body_that_should_not_be_and_comes_late_answers_no_other_request(
+    sender, a_request, head, framing
+):
+    """What a receiver announces it may send, when the next request is on its way already."""
+
+    async def script(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(b"HTTP/1.1 %b\r\n%b\r\n\r\n" % (head, framing))
+        with contextlib.suppress(OSError):
+            await peer.read_request()
+            await peer.send(OK)
+
+    bad = b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"
+    async with rude_server(once_each(script, answering_always(bad))) as server:
+        outcomes = [await sender.send(a_request(server.url())) for _ in range(2)]
+    assert [outcome.status for outcome in outcomes] == [int(head[:3]), 500]
     assert server.connections == 2
 
 

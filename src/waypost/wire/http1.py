@@ -7,6 +7,7 @@ timer, and that nothing a server does is trusted.
 | ------------------------------------------- | ------------------------------------ |
 | ends the answer as it said it would         | the answer; the connection is kept   |
 | answers 101, two heads, or bytes after the end | never reused; 101 is an error     |
+| announces a body with 204 or 304            | never reused: it may come all the same, and late |
 | sends more body than we keep                | the answer, `truncated`; closed, not drained |
 | breaks off, breaks the rules, is too slow   | an error; status, header and body so far |
 | closes an idle connection as we send        | `unanswered`: the sender may redial (D15) |
@@ -299,6 +300,8 @@ class Connection(asyncio.Protocol):
         if self._status and not self._complete:
             self._complete = True
             self._keep = self._parser.should_keep_alive()
+            if self._status in _BODILESS and self._announces_a_body():
+                self._keep = False
 
     # How an exchange ends.
 
@@ -361,6 +364,12 @@ class Connection(asyncio.Protocol):
         else:
             where = "the answer's " + ("body" if self._status else "head") + " was not finished"
         self._fail(f"timed out: {where}", host_down=True)
+
+    def _announces_a_body(self) -> bool:
+        return any(
+            name == "transfer-encoding" or (name == "content-length" and value != "0")
+            for name, value in self._header
+        )
 
     def _ends_by_closing(self) -> bool:
         """Whether the answer's body is all that comes until the connection is closed."""
@@ -467,6 +476,8 @@ class Pool:
 
 
 _VERSIONS = frozenset(("1.1", "1.0"))
+
+_BODILESS = frozenset((204, 304))
 
 _HEAD_TOO_LARGE = f"the answer's head is larger than {HEAD_BYTES_MAX} bytes"
 
