@@ -113,13 +113,18 @@ async def test_names_of_header_fields_are_in_any_case(server: Application, spell
 
 async def test_values_of_header_fields_may_be_lists(server: Application) -> None:
     """W86."""
-    headers = {"Upstash-Forward-Tag": ["a", "b"], "upstash-retries": ["1"]}
+    headers = {
+        "Upstash-Forward-Tag": ["a", "b"],
+        "upstash-retries": ["1"],
+        "Upstash-Label": ["one", "two,three"],
+    }
 
     [answer] = await accepted(server, {"destination": server.receiver.url, "headers": headers})
 
     message = await server.message(answer["messageId"])
     assert message["header"] == {"Tag": ["a", "b"]}
     assert message["maxRetries"] == 1
+    assert message["labels"] == ["one", "two", "three"]
 
 
 async def test_header_fields_of_the_request_are_of_no_item(server: Application) -> None:

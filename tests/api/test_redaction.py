@@ -49,6 +49,23 @@ def forms(secret: str) -> tuple[str, ...]:
     ))  # fmt: skip
 
 
+async def test_what_is_to_be_hidden_may_be_said_in_several_fields(server: Application) -> None:
+    """W71, RFC 9110 section 5.3: a list in two fields is one list, and none of it is shown."""
+    server.receiver.answers(500)
+    message_id = await server.accepted(
+        header=[
+            ("Upstash-Redact-Fields", "body"),
+            ("Upstash-Redact-Fields", "header[X-Secret]"),
+            ("Upstash-Forward-X-Secret", SECRET),
+            ("Upstash-Retries", "0"),
+        ],
+        body=ENCODED,
+    )
+
+    for shown in await looks(server, message_id):
+        assert not any(form in shown for form in forms(SECRET))
+
+
 @pytest.mark.parametrize(
     ("fields", "body", "named", "other"),
     [

@@ -82,6 +82,12 @@ def test_parameters_are_decoded_as_forms_are():
     assert parameters == {"upstash-retry-delay": "1000*(1+retried) ", "upstash-label": "café"}
 
 
+def test_parameters_that_are_lists_are_put_together():
+    query = b"upstash-label=a&upstash-label=b%2Cc&upstash-redact-fields=body"
+    _, parameters = read_destination(b"my-group", query + b"&upstash-redact-fields=header")
+    assert parameters == {"upstash-label": "a, b,c", "upstash-redact-fields": "body, header"}
+
+
 @pytest.mark.parametrize("query", [b"upstash-label=%ff", b"upstash-\xff=1"])
 def test_parameters_that_are_not_utf8_are_refused(query):
     with pytest.raises(Invalid, match=r"upstash-.*\(query parameter\): not UTF-8"):

@@ -8,6 +8,7 @@ from waypost.domain.errors import Invalid, Problem, QuotaExceeded
 from waypost.domain.flow import Flow
 from waypost.domain.message import Callback
 from waypost.domain.options import AsksForSchedule, Limits, checked_name, parse
+from waypost.domain.redaction import Redaction
 
 T0 = 1_721_068_851_000
 DAY_MS = 86_400_000
@@ -169,6 +170,35 @@ def test_a_header_beats_a_query_parameter_unless_it_is_empty():  # D3, W13
     assert _parse({"Upstash-Retries": ""}, query).retries == 7
     assert _parse({"Upstash-Retries": "  "}, query).retries == 7
     assert _parse({"Upstash-Retries": "1"}, {"upstash-retries": "no"}).retries == 1
+
+
+def test_lists_in_several_fields_are_one_and_of_others_the_first_counts():
+    """RFC 9110 section 5.3: what is to be hidden must not get lost (W71)."""
+    options = _parse(
+        [
+            ("Upstash-Label", "a, b"),
+            ("Upstash-Label", ""),
+            ("Upstash-Label", "c"),
+            ("Upstash-Redact-Fields", "body"),
+            ("Upstash-Redact-Fields", "header[Authorization]"),
+            ("Upstash-Flow-Control-Key", "k"),
+            ("Upstash-Flow-Control-Value", "rate=3"),
+            ("Upstash-Flow-Control-Value", "parallelism=2"),
+            ("Upstash-Callback", "https://me.test"),
+            ("Upstash-Callback-Label", "d"),
+            ("Upstash-Callback-Label", "e"),
+            ("Upstash-Retries", "1"),
+            ("Upstash-Retries", "2"),
+        ],
+        {"upstash-label": "not beside a header"},
+    )
+
+    assert options.labels == ["a", "b", "c"]
+    assert options.redaction == Redaction(body=True, fields=["Authorization"])
+    assert options.flow == Flow("k", rate=3, parallelism=2)
+    assert options.callback is not None
+    assert options.callback.labels == ["d", "e"]
+    assert options.retries == 1
 
 
 def test_empty_fields_count_as_absent():  # W13

@@ -23,6 +23,7 @@ from urllib.parse import unquote_to_bytes
 from msgspec import Struct
 
 from waypost.domain.errors import Invalid, NotFound, Problem
+from waypost.domain.header_fields import LISTS
 
 URL_BYTES_MAX: Final = 8_192
 AUTHORITY_BYTES_MAX: Final = 1_024
@@ -84,7 +85,8 @@ def read_destination(rest: bytes, query: bytes) -> tuple[Destination, Mapping[st
 
     Answers the destination and the configuration parameters that were in the
     query, by their lower-case names and decoded as forms are (`+` is a blank);
-    the first of a name wins, and `qstash_token` is not among them.
+    the first of a name wins, but those that are lists are put together; `qstash_token` is not
+    among them.
     Raises Invalid with the whole text to show.
     """
     parameters, query = _split_query(query) if query else ({}, query)
@@ -125,11 +127,15 @@ def _split_query(query: bytes) -> tuple[dict[str, str], bytes]:
             continue
         if name.startswith(b"upstash-") and name == name.lower():
             try:
+                parameter = name.decode("ascii")
                 text = unquote_to_bytes(value.replace(b"+", b" ")).decode()
-                parameters.setdefault(name.decode("ascii"), text)
             except UnicodeDecodeError:
                 shown = name.decode("ascii", "backslashreplace")
                 raise Invalid(f"{shown} (query parameter): not UTF-8") from None
+            if parameter not in parameters:
+                parameters[parameter] = text
+            elif name in LISTS:
+                parameters[parameter] += f", {text}"
         else:
             kept.append(part)
     return parameters, b"&".join(kept)

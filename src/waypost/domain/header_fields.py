@@ -20,6 +20,13 @@ VALUE_BYTES_MAX: Final = 8_192
 COUNT_MAX: Final = 100
 TOTAL_BYTES_MAX: Final = 32_768
 
+LISTS: Final = frozenset(
+    prefix + name
+    for prefix in (b"upstash-", b"upstash-callback-", b"upstash-failure-callback-")
+    for name in (b"label", b"redact-fields", b"flow-control-value")
+)
+"""Fields that are lists: those that come twice are one (RFC 9110 section 5.3)."""
+
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 

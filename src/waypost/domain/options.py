@@ -30,7 +30,8 @@ or `Forward-<H>`.  They mean nothing without the URL of their callback, and are 
 Each may also come as a query parameter of the same name in lower case; a
 header beats it.  A field with an empty value counts as absent (W13), save
 `…-Forward-<H>`, for an empty header is one a destination can tell from none.
-Of a field that comes twice the first counts.  Unknown `Upstash-*` fields are
+Of a field that comes twice the first counts, but those that are lists are put
+together (labels, fields to redact, the limits of a key).  Unknown `Upstash-*` fields are
 ignored and never passed on (W12).
 
 `Upstash-Header-Forward: true` passes on every incoming field (the User-Agent
@@ -53,6 +54,7 @@ from waypost.domain.errors import Invalid, QuotaExceeded
 from waypost.domain.expression import check_expression
 from waypost.domain.flow import KEY_CHARS_MAX, Flow, NoLimits, flow_of
 from waypost.domain.header_fields import (
+    LISTS,
     canonical_name,
     check_total,
     checked_value,
@@ -348,10 +350,14 @@ class _Given:
         if name.startswith(_FORWARD):
             _forward(self._forwards, len(_FORWARD), name, value, from_query=self.from_query)
         elif name in _KNOWN:
-            if name not in self.values and not _blank(value):
+            if _blank(value):
+                return
+            if name not in self.values:
                 self.values[name] = value
                 if self.from_query:
                     self._queried.add(name)
+            elif name in LISTS and not self.from_query:
+                self.values[name] += b", " + value
         elif name.startswith(_LOOKED_AT):
             if name.startswith(_CALLBACK_FORWARDS):
                 self._callback_forwards.append((name, value, self.from_query))
