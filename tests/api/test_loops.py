@@ -216,13 +216,29 @@ async def test_a_message_that_has_passed_less_often_is_sent_and_counted(
     assert received.header.getall("CDN-Loop") == [f"waypost; hops={next_hops}"]
 
 
-async def test_nobody_can_write_the_count_of_a_delivery(server: Application) -> None:
-    """D22, W20: not by forwarding one, nor by passing all fields on."""
-    forwarded = {"Upstash-Forward-CDN-Loop": "waypost; hops=0", "Upstash-Header-Forward": "true"}
-    await server.accepted(header={**forwarded, "CDN-Loop": "waypost; hops=4"})
+@pytest.mark.parametrize(("own", "forwarded"), [(4, 0), (0, 4), (4, 4)])
+async def test_nobody_can_lower_the_count_of_a_delivery(
+    server: Application, own: int, forwarded: int
+) -> None:
+    """D22, W20: not by forwarding one, nor by passing all fields on; the larger one holds."""
+    header = {
+        "CDN-Loop": f"waypost; hops={own}",
+        "Upstash-Forward-CDN-Loop": f"waypost; hops={forwarded}",
+        "Upstash-Header-Forward": "true",
+    }
+    await server.accepted(header=header)
 
     received = await server.receiver.only()
     assert received.header.getall("CDN-Loop") == ["waypost; hops=5"]
+
+
+async def test_a_count_that_can_only_be_forwarded_is_counted(server: Application) -> None:
+    """D22: the SDKs send each header field of a message as one to forward."""
+    header = {"Upstash-Forward-CDN-Loop": f"waypost; hops={HOPS_MAX}"}
+    message_id = await server.accepted(header=header)
+
+    assert (await server.dead_letter(message_id))["error"].endswith(WHY)
+    assert server.receiver.received == []
 
 
 # From one Waypost to another, and back.

@@ -235,8 +235,7 @@ class DeadLetters:
         """What makes the new message of a dead one."""
         overrides = read_overrides(header, limits=self._limits, now_ms=now_ms)
         check_callbacks(overrides.asked, self._refusal_of_host, tenant)
-        passages = [value for name, value in header if name == b"cdn-loop"]
-        hops = hops_of(b",".join(passages).decode("latin-1")) if passages else 0
+        hops = hops_of(header, overrides.asked.header)
 
         def new_message(dead: Message) -> Draft:
             message = anew(

@@ -296,7 +296,7 @@ class Publishing:
             queue=queue,
             labels=asked.labels,
             caller_ip=incoming.caller_ip,
-            hops=_hops(incoming),
+            hops=hops_of(incoming.header, asked.header),
         )
         if (
             group
@@ -340,8 +340,3 @@ def check_callbacks(
             refusal = refusal_of_host(origin.host, origin.port, tenant)
             if refusal is not None:
                 raise Invalid(f"{name}: {refusal}")
-
-
-def _hops(incoming: Incoming) -> int:
-    passages = [value for name, value in incoming.header if name == b"cdn-loop"]
-    return hops_of(b",".join(passages).decode("latin-1")) if passages else 0
