@@ -153,6 +153,16 @@ async def test_broken_framing_is_answered_400_and_reaches_nobody(
     assert app.requests == []
 
 
+@pytest.mark.parametrize("path", ["http://its.app/raw path", "http://its.app/r\u00e9"])
+async def test_a_raw_url_in_the_path_is_told_what_must_be_encoded(
+    server: Running, path: str
+) -> None:
+    [answer] = await server.send(f"POST /v2/publish/{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+    assert answer.status == 400
+    assert "must be percent-encoded" in answer.json()["error"]
+
+
 @pytest.mark.parametrize("broken", BROKEN_FRAMING.values(), ids=BROKEN_FRAMING.keys())
 async def test_broken_framing_byte_by_byte_reaches_nobody_either(
     server: Running, app: Recorder, broken: bytes

@@ -15,8 +15,8 @@ with one value or a list, taken as they are.  Where both say something, the
 values are put together (A17).
 
 A name that is not known is an error and not ignored: a filter that is
-misspelled would otherwise mean everything (contract section 10.1).  So is one
-without a value.
+misspelled would otherwise mean everything (contract section 10.1).  To a change
+so is one without a value; a list that is only looked at takes it for absent.
 """
 
 import re
@@ -217,10 +217,10 @@ def trim_of(given: Given) -> int | None:
     text = one_of(given, "trimBody")
     if text is None or text == "-1":
         return None
-    return _number("trimBody", text)
+    return _number("trimBody", text, besides=", or -1 for all")
 
 
-def _number(name: str, text: str) -> int:
+def _number(name: str, text: str, *, besides: str = "") -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= _NUMBER_DIGITS_MAX):
-        raise Invalid(f"{name} must be a whole number")
+        raise Invalid(f"{name} must be a whole number from 0 up{besides}")
     return int(text)

@@ -183,7 +183,7 @@ class _Protocol(asyncio.Protocol):
             elif isinstance(error, httptools.HttpParserCallbackError):
                 self._refuse(problems.unexpected("none"))
             else:
-                self._refuse(problems.answer(Invalid(f"malformed request: {error}")))
+                self._refuse(problems.answer(Invalid(_malformed(error))))
             return
         if self._advanced or self._body_bytes != body_bytes:
             self._barren_bytes = 0
@@ -517,6 +517,14 @@ def _a_parser(protocol: _Protocol) -> httptools.HttpRequestParser:
     # Pipelined requests after one that says `close` are read, and not answered.
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
+
+
+def _malformed(error: httptools.HttpParserError) -> str:
+    """What is wrong with a request; of a raw URL in the path the parser says little."""
+    text = f"malformed request: {error}"
+    if "url" in text or "Expected HTTP/" in text:
+        text += "; spaces, control and non-ASCII characters in a URL must be percent-encoded"
+    return text
 
 
 def _origin_form(target: bytes) -> bytes:
