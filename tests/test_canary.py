@@ -23,6 +23,7 @@ from tests.support.program import Server, eventually, running, waypost
 from tests.support.raw_http import exchange
 from tests.support.receiver import Receiver, Reply
 from tests.support.rude_server import answering_always, rude_server
+from waypost.cli.faults import TRY_AGAIN
 from waypost.domain.dev_users import DEV_USERS
 
 DATABASE = "--database=sqlite:///waypost.db"
@@ -334,5 +335,5 @@ def test_a_setting_that_is_refused_does_not_tell_a_password(tmp_path: Path) -> N
 
     ended = waypost("serve", "--database", database, cwd=tmp_path)
 
-    assert ended.returncode == 2
+    assert ended.returncode == TRY_AGAIN
     assert canaries.found_in((ended.stdout + ended.stderr).encode()) == set()

@@ -19,7 +19,7 @@ from msgspec import Struct
 from waypost.clock import Clock, DatabaseClock, SystemClock
 from waypost.domain.errors import Invalid
 from waypost.settings import Settings
-from waypost.store.migrations import Lag
+from waypost.store.migrations import Lag, SchemaTooNew
 from waypost.store.postgres import database as postgres
 from waypost.store.postgres import nodes
 from waypost.store.postgres.people import PeopleDatabase
@@ -30,6 +30,9 @@ from waypost.store.sqlite import upkeep
 from waypost.store.sqlite.people import PeopleFile
 from waypost.store.sqlite.store import MEMORY, SqliteStore
 
+LASTING = (SchemaTooNew, sqlite.Unusable)
+"""Ways of a database to be unavailable that do not mend themselves."""
+
 
 class Opened(Struct, frozen=True):
     """A store to serve with, and the clock that everything around it goes by."""
@@ -39,14 +42,17 @@ class Opened(Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """A database by its URL.  Raises StoreUnavailable where it is away, SchemaTooNew where it is
-    a newer program's, and Invalid for what it cannot do."""
+    """A database by its URL.  Raises StoreUnavailable where it is away, StoreFull, one of `LASTING`
+    where no waiting helps, and Invalid for what it cannot do."""
 
     def store(self, clock: Clock | None) -> AbstractAsyncContextManager[Opened]:
         """The store, brought up to date.  A `clock` that is given takes the place of its own."""
         ...
 
-    def people(self) -> AbstractAsyncContextManager[People]: ...
+    def people(self) -> AbstractAsyncContextManager[People]:
+        """Tenants and tokens.  The schema is made where there is none; where it is behind
+        people are refused, with Invalid."""
+        ...
 
     async def lag(self) -> Lag:
         """How far its schema is behind.  Nothing is changed."""
@@ -124,16 +130,17 @@ class Postgres:
     async def store(self, clock: Clock | None) -> AsyncIterator[Opened]:
         settings = self._settings
         database_clock = DatabaseClock()
-        store = await open_postgres(
-            self._url,
-            now_ms=None if clock is None else clock.now_ms(),
-            on_time=database_clock.on_time,
-            name=settings.node_name,
-            lease_ms=settings.lease_ms,
-            connections_max=settings.database_connections_max,
-            statements_cached=settings.database_statements_cached,
-            statement_s_max=settings.database_statement_ms_max / 1000,
-        )
+        with postgres.permitted():
+            store = await open_postgres(
+                self._url,
+                now_ms=None if clock is None else clock.now_ms(),
+                on_time=database_clock.on_time,
+                name=settings.node_name,
+                lease_ms=settings.lease_ms,
+                connections_max=settings.database_connections_max,
+                statements_cached=settings.database_statements_cached,
+                statement_s_max=settings.database_statement_ms_max / 1000,
+            )
         try:
             yield Opened(store, clock or database_clock)
         finally:

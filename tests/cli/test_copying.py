@@ -15,6 +15,7 @@ from tests.support.databases import Databases, connected
 from tests.support.full_store import a_bare_database, fill
 from tests.support.postgres import SHIPPED
 from tests.support.program import DEADLINE_S, WAYPOST, clean_environ, eventually, running, waypost
+from waypost.cli.faults import TRY_AGAIN
 from waypost.store.copying import TABLES
 from waypost.store.postgres.database import migrate
 
@@ -68,7 +69,7 @@ def test_a_store_on_which_a_server_runs_is_refused(place: Path, target: str):
         assert server.url
         ended = waypost("copy", SOURCE, target, cwd=place)
 
-    assert ended.returncode == 2
+    assert ended.returncode == TRY_AGAIN
     assert re.fullmatch(r"waypost: another server has \S+ open\n", ended.stderr)
     assert ask(target, "SELECT to_regclass('tenant')") is None
 
@@ -85,22 +86,22 @@ def test_a_target_that_is_not_empty_is_refused(place: Path, target: str):
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "says"),
+    ("source", "target", "status", "says"),
     [
-        ("full.db", "postgresql://x", "a store in a file: sqlite:///path"),
-        ("sqlite:///:memory:", "postgresql://x", "a database in memory"),
-        ("sqlite:///typo.db", "postgresql://x", "typo.db"),
-        (SOURCE, "sqlite:///other.db", "into a database: postgresql://"),
-        (SOURCE, "postgresql://me:secret@127.0.0.1:1/x", "cannot reach the database"),
-        (SOURCE, "postgresql://me:secret@127.0.0.1:many/x", "database: "),
+        ("full.db", "postgresql://x", 2, "a store in a file: sqlite:///path"),
+        ("sqlite:///:memory:", "postgresql://x", 2, "a database in memory"),
+        ("sqlite:///typo.db", "postgresql://x", 2, "typo.db"),
+        (SOURCE, "sqlite:///other.db", 2, "into a database: postgresql://"),
+        (SOURCE, "postgresql://me:secret@127.0.0.1:1/x", TRY_AGAIN, "cannot reach the database"),
+        (SOURCE, "postgresql://me:secret@127.0.0.1:many/x", 2, "database: "),
     ],
 )
-def test_a_fault_is_one_line_on_stderr_and_status_2(
-    source: str, target: str, says: str, place: Path
+def test_a_fault_is_one_line_on_stderr_and_its_status(
+    source: str, target: str, status: int, says: str, place: Path
 ):
     ended = waypost("copy", source, target, cwd=place)
 
-    assert ended.returncode == 2
+    assert ended.returncode == status
     assert says in ended.stderr
     assert "secret" not in ended.stderr
     assert ended.stderr.count("\n") == 1

@@ -14,6 +14,7 @@ from tests.support.program import (
     running,
     waypost,
 )
+from waypost.cli.faults import TRY_AGAIN
 from waypost.domain.dev_users import DEV_USERS
 from waypost.settings import Settings
 
@@ -92,10 +93,11 @@ def test_the_port_after_its_own_may_be_taken(tmp_path):
         with running("dev", "--memory", "--port", str(port), cwd=tmp_path) as server:
             server.until("due now: 0")
             assert "Logs:" not in server.said
+            assert "no_log_port" in server.stderr_path.read_text()
             assert accepts_connections(server.url)
         asked = ("--log-port", str(port + 1))
         ended = waypost("dev", "--memory", "--port", str(port), *asked, cwd=tmp_path)
-        assert ended.returncode == 2
+        assert ended.returncode == TRY_AGAIN
         assert "ddress already in use" in ended.stderr
 
 
@@ -185,7 +187,7 @@ def test_fresh_does_not_pull_a_database_from_under_a_server(tmp_path):
     with running("dev", "--port", "0", cwd=tmp_path) as server:
         server.until("running at")
         with running("dev", "--port", "0", "--fresh", cwd=tmp_path) as second:
-            assert second.wait() == 2
+            assert second.wait() == TRY_AGAIN
 
         assert "another server has" in server.stderr_path.read_text()
         assert server.call("GET", "/v2/keys")[0] == 200

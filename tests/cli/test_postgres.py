@@ -12,6 +12,7 @@ from tests.support.databases import Databases, connected
 from tests.support.postgres import SHIPPED, Server
 from tests.support.program import Ended, eventually, running, waypost
 from tests.support.receiver import Receiver
+from waypost.cli.faults import TRY_AGAIN
 
 PASSWORD = "canary"
 
@@ -66,8 +67,8 @@ def token_of(command: Callable[..., Ended]) -> str:
     return command("token", "create", "acme").stdout.strip()
 
 
-def one_line(ended: Ended) -> str:
-    assert ended.returncode == 2, ended
+def one_line(ended: Ended, *, status: int = 2) -> str:
+    assert ended.returncode == status, ended
     assert ended.stderr.count("\n") == 1, ended.stderr
     assert ended.stdout == ""
     return ended.stderr
@@ -173,24 +174,35 @@ def test_fresh_removes_no_database_of_a_server(command: Callable[..., Ended]):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "status", "says"),
     [
-        (lambda url: url.replace("/test_", "/no_test_"), "does not exist"),
-        (lambda url: url.replace("waypost:", "nobody_of_ours:"), "nobody_of_ours"),
-        (lambda url: url.partition("?")[0] + "?host=/nowhere", "cannot reach the database"),
-        (lambda url: url.replace("@/", "@127.0.0.1:1/").partition("?")[0], "Connect"),
-        (lambda url: url + "&sslmode=certainly", "sslmode"),
-        (lambda url: url + "&synchronous_commit=off", "synchronous_commit is off"),
-        (lambda url: url + "&no_such_setting=1", "no_such_setting"),
+        (lambda url: url.replace("/test_", "/no_test_"), 2, "does not exist"),
+        (lambda url: url.replace("waypost:", "nobody_of_ours:"), 2, "nobody_of_ours"),
+        (
+            lambda url: url.partition("?")[0] + "?host=/nowhere",
+            TRY_AGAIN,
+            "cannot reach the database",
+        ),
+        (lambda url: url.replace("@/", "@127.0.0.1:1/").partition("?")[0], TRY_AGAIN, "Connect"),
+        (lambda url: url + "&sslmode=certainly", 2, "sslmode"),
+        (lambda url: url + "&synchronous_commit=off", 2, "synchronous_commit is off"),
+        (lambda url: url + "&no_such_setting=1", 2, "no_such_setting"),
     ],
     ids=["database", "user", "socket", "port", "sslmode", "unsafe", "setting"],
 )
 def test_a_database_that_cannot_be_used_stops_the_start(
-    change: Callable[[str], str], says: str, url: str, command: Callable[..., Ended], tmp_path: Path
+    change: Callable[[str], str],
+    status: int,
+    says: str,
+    url: str,
+    command: Callable[..., Ended],
+    tmp_path: Path,
 ):
     token_of(command)
 
-    said = one_line(waypost("serve", "--database", change(url), "--port", "0", cwd=tmp_path))
+    ended = waypost("serve", "--database", change(url), "--port", "0", cwd=tmp_path)
+
+    said = one_line(ended, status=status)
 
     assert says in said
     assert PASSWORD not in said
@@ -219,3 +231,66 @@ def test_a_schema_that_is_too_new_stops_the_start(url: str, command: Callable[..
 
     for words in (("serve", "--port", "0"), ("token", "list"), ("migrate", "--check")):
         assert "use the newer program" in one_line(command(*words))
+
+
+def test_people_are_made_in_a_database_with_nothing_in_it(empty: str, tmp_path: Path):
+    made = waypost("tenant", "create", "acme", "--database", empty, cwd=tmp_path)
+
+    assert made.returncode == 0, made.stderr
+    assert waypost("migrate", "--check", "--database", empty, cwd=tmp_path).returncode == 0
+
+
+@pytest.fixture
+def stranger(postgres: Server) -> Callable[[str], str]:
+    """The URL of a database for a role that may enter it and has no right there."""
+    execute(
+        postgres.url("postgres"),
+        "DO $$ BEGIN CREATE ROLE stranger LOGIN; EXCEPTION WHEN duplicate_object THEN END $$",
+    )
+    return lambda url: re.sub(r"//waypost(:\w+)?@", "//stranger@", url)
+
+
+def test_a_role_that_may_not_create_is_told_which_right_it_lacks(
+    empty: str, stranger: Callable[[str], str], tmp_path: Path
+):
+    for words in (("migrate",), ("tenant", "create", "acme"), ("serve", "--port", "0")):
+        said = one_line(waypost(*words, "--database", stranger(empty), cwd=tmp_path))
+        assert "permission denied for schema public: the URL's role must" in said
+
+
+def test_a_role_that_may_not_see_the_schema_is_told_which_right_it_lacks(
+    empty: str, stranger: Callable[[str], str], tmp_path: Path
+):
+    execute(empty, "REVOKE USAGE ON SCHEMA public FROM public")
+
+    said = one_line(waypost("migrate", "--database", stranger(empty), cwd=tmp_path))
+
+    assert "the URL's role must own Waypost's tables and have USAGE" in said
+
+
+def test_a_role_that_may_not_read_is_told_which_right_it_lacks(
+    url: str, command: Callable[..., Ended], stranger: Callable[[str], str], tmp_path: Path
+):
+    token_of(command)
+    for words in (
+        ("serve", "--port", "0"),
+        ("dev", "--port", "0"),
+        ("nodes",),
+        ("token", "list"),
+        ("token", "create", "acme"),
+        ("migrate", "--check"),
+    ):
+        said = one_line(waypost(*words, "--database", stranger(url), cwd=tmp_path))
+        assert "permission denied for table" in said
+
+
+def test_a_role_that_may_read_and_not_write_is_told_which_right_it_lacks(
+    empty: str, stranger: Callable[[str], str], tmp_path: Path
+):
+    for words in (("tenant", "create", "acme"), ("token", "create", "acme")):
+        assert waypost(*words, "--database", empty, cwd=tmp_path).returncode == 0
+    execute(empty, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO stranger")
+
+    for words in (("serve", "--port", "0"), ("token", "create", "acme")):
+        said = one_line(waypost(*words, "--database", stranger(empty), cwd=tmp_path))
+        assert "permission denied for" in said

@@ -1,12 +1,17 @@
 """`waypost serve`, and the people who may use it."""
 
+import re
 import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
-from tests.support.program import DEV_TOKEN, eventually, running, waypost
+from tests.support.program import DEV_TOKEN, Receiver, eventually, running, waypost
+from waypost.cli.faults import TRY_AGAIN
+from waypost.store.sqlite import database
 
 DATABASE = "--database=sqlite:///waypost.db"
 SERVE = ("serve", DATABASE, "--port", "0")
@@ -93,7 +98,7 @@ def test_a_second_server_on_the_same_database_is_refused(place: Path):
         server.until("running at")
         ended = waypost(*SERVE, cwd=place)
 
-    assert ended.returncode == 2
+    assert ended.returncode == TRY_AGAIN
     assert ended.stderr.count("\n") == 1
     assert "another server" in ended.stderr
 
@@ -116,6 +121,126 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(place: Path):
     assert kept.read_bytes() == before
 
 
+def sql(file: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(file)) as db, db:
+        for statement in statements:
+            db.execute(statement)
+
+
+def behind(place: Path) -> Path:
+    """The database of `place` as a release before made it."""
+    kept = place / "waypost.db"
+    kept.unlink()
+    with closing(sqlite3.connect(kept)) as db:
+        for migration in database.MIGRATIONS[:2]:
+            db.executescript(migration.sql)
+        db.execute(f"PRAGMA application_id = {database.APPLICATION_ID}")
+        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA journal_mode = WAL")
+    return kept
+
+
+@pytest.mark.parametrize(
+    "words", [("tenant", "list"), ("tenant", "create", "umbrella"), ("token", "create", "acme")]
+)
+def test_to_look_at_people_is_no_upgrade(words: tuple[str, ...], place: Path):
+    kept = behind(place)
+    before = kept.read_bytes()
+
+    ended = waypost(*words, DATABASE, cwd=place)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "version 2" in ended.stderr
+    assert "run `waypost migrate`" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert kept.read_bytes() == before
+
+
+def test_a_server_brings_the_schema_up_to_date_before_it_looks_for_people(place: Path):
+    behind(place)
+
+    assert "has no token" in waypost(*SERVE, cwd=place).stderr
+
+    assert waypost("migrate", "--check", DATABASE, cwd=place).returncode == 0
+
+
+EVERY_COMMAND = [
+    SERVE,
+    ("dev", DATABASE, "--port", "0"),
+    ("tenant", "create", "umbrella", DATABASE),
+    ("token", "list", DATABASE),
+    ("migrate", DATABASE),
+    ("migrate", "--check", DATABASE),
+    ("backup", "copy.db", DATABASE),
+    ("copy", "sqlite:///waypost.db", "postgresql://127.0.0.1:1/none"),
+]
+
+
+@pytest.mark.parametrize("words", EVERY_COMMAND, ids=" ".join)
+def test_another_programs_database_is_refused_and_left_alone(
+    words: tuple[str, ...], tmp_path: Path
+):
+    theirs = tmp_path / "waypost.db"
+    sql(theirs, "CREATE TABLE note (text)", "INSERT INTO note VALUES ('precious')")
+    before = theirs.read_bytes()
+
+    ended = waypost(*words, cwd=tmp_path)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "waypost.db is another program's database" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert theirs.read_bytes() == before
+    assert not (tmp_path / "copy.db").exists()
+
+
+@pytest.mark.parametrize("words", EVERY_COMMAND, ids=" ".join)
+def test_a_file_that_is_no_database_is_refused_and_left_alone(
+    words: tuple[str, ...], tmp_path: Path
+):
+    text = tmp_path / "waypost.db"
+    text.write_text("Dear diary,\n" * 1_000)
+
+    ended = waypost(*words, cwd=tmp_path)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "file is not a database" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert text.read_text() == "Dear diary,\n" * 1_000
+
+
+@pytest.mark.parametrize(
+    "words", [SERVE, ("token", "list", DATABASE), ("token", "create", "acme", DATABASE)]
+)
+def test_a_database_that_is_damaged_is_told_in_one_line(words: tuple[str, ...], place: Path):
+    kept = place / "waypost.db"
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:4_096] + b"\xff" * (len(whole) - 4_096))
+
+    ended = waypost(*words, cwd=place)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "malformed; the file is damaged" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [SERVE, ("token", "list", DATABASE), ("token", "create", "acme", DATABASE)]
+)
+def test_a_database_that_another_process_has_locked_may_be_free_later(
+    words: tuple[str, ...], place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database, "BUSY_MS", 1)
+    with closing(apsw.Connection(str(place / "waypost.db"))) as db:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("BEGIN EXCLUSIVE")
+
+        ended = waypost(*words, cwd=place)
+
+    assert (ended.returncode, ended.stdout) == (TRY_AGAIN, "")
+    assert "database is locked; another process has it locked" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_a_port_that_is_taken_is_a_fault_of_one_line(place: Path):
     token_of("acme", place)
 
@@ -123,8 +248,19 @@ def test_a_port_that_is_taken_is_a_fault_of_one_line(place: Path):
         port = other.url.rpartition(":")[2]
         ended = waypost("serve", DATABASE, "--port", port, cwd=place)
 
-    assert ended.returncode == 2
+    assert ended.returncode == TRY_AGAIN
     assert "ddress already in use" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_an_address_that_is_not_there_yet_may_be_there_later(place: Path):
+    token_of("acme", place)
+
+    ended = waypost(*SERVE, "--listen-host", "192.0.2.1", cwd=place)
+
+    assert ended.returncode == TRY_AGAIN
+    assert "ssign requested address" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_token_is_shown_once_and_kept_nowhere(place: Path):
@@ -141,6 +277,7 @@ def test_what_is_listed_names_tenants_and_tokens_and_no_secret(place: Path):
     token_of("acme", place)
 
     tenants = waypost("tenant", "list", DATABASE, cwd=place).stdout
+    assert re.search(r"(?m)^acme +\d{4}-\d\d-\d\d \d\d:\d\d +live *$", tenants)
     tokens = waypost("token", "list", DATABASE, cwd=place).stdout.splitlines()
 
     assert "acme" in tenants
@@ -174,6 +311,30 @@ def test_revoking_a_tenant_ends_its_tokens(place: Path):
 
     assert "tok_" not in waypost("token", "list", DATABASE, cwd=place).stdout
     assert waypost("token", "create", "acme", DATABASE, cwd=place).returncode == 2
+
+
+def test_a_tenant_who_is_revoked_is_listed_as_such_and_the_name_stays_taken(place: Path):
+    waypost("tenant", "revoke", "acme", DATABASE, cwd=place)
+
+    [_, line] = waypost("tenant", "list", DATABASE, cwd=place).stdout.splitlines()
+    again = waypost("tenant", "create", "acme", DATABASE, cwd=place)
+
+    assert (line.split()[0], line.split()[-1]) == ("acme", "revoked")
+    assert (again.returncode, "there is a tenant acme" in again.stderr) == (2, True)
+
+
+def test_what_a_revoked_tenant_has_published_is_still_delivered(place: Path):
+    token = token_of("acme", place)
+    words = (*SERVE, "--egress-allow", "127.0.0.0/8")
+    with Receiver() as receiver, running(*words, cwd=place) as server:
+        path = f"/v2/publish/{receiver.url}/"
+        assert server.call("POST", path, token=token, body=b"x", Upstash_Delay="1s")[0] == 200
+        waypost("tenant", "revoke", "acme", DATABASE, cwd=place)
+
+        _, answer = receiver.request()
+        answer()
+
+        eventually(lambda: server.call("GET", "/v2/keys", token=token)[0] in (401, 429))
 
 
 def test_a_backup_is_made_while_it_runs_and_serves_as_a_database(place: Path):

@@ -9,8 +9,9 @@ from tests.store.bench import Bench
 from tests.support.databases import Databases, connected
 from tests.support.factory import a_draft
 from tests.support.postgres import SHIPPED
+from waypost.domain.errors import Invalid
 from waypost.store.migrations import Lag, Migration, SchemaTooNew, missing
-from waypost.store.postgres.database import MIGRATIONS, lag, migrate
+from waypost.store.postgres.database import MIGRATIONS, lag, make, migrate
 from waypost.store.postgres.store import open_postgres
 
 NEXT = len(MIGRATIONS) + 1
@@ -87,6 +88,19 @@ async def test_of_many_who_bring_it_up_to_date_one_does(url: str) -> None:
 
     async with connected(url) as db:
         assert await db.fetchval("SELECT count(*) FROM schema_version WHERE number = $1", NEXT) == 1
+
+
+async def test_people_are_made_in_an_empty_database_and_not_in_one_that_is_behind(url: str) -> None:
+    known = [*MIGRATIONS, a_migration("CREATE TABLE more (n integer)")]
+
+    async with connected(url) as db:
+        with pytest.raises(Invalid, match=r"version \d+ and this program's \d+: run `waypost migr"):
+            await make(db, known=known)
+        assert (await lag(db, known=known)).missing == known[-1:]
+
+        await db.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        await make(db, known=known)
+        assert (await lag(db, known=known)).missing == []
 
 
 async def test_a_migration_that_fails_leaves_the_schema_as_it_was(url: str) -> None:

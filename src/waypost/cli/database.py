@@ -5,6 +5,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from waypost.domain.errors import StoreUnavailable
 from waypost.settings import MEMORY, Settings, SettingsError
 
 
@@ -39,13 +40,16 @@ def make_private(path: Path) -> None:
 
 
 def erase(path: Path) -> None:
-    """Remove a database, under the lock that a server holds while it has it open."""
+    """Remove a database, under the lock that a server holds while it has it open.
+
+    Raises StoreUnavailable where one has; then nothing was removed.
+    """
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for suffix in ("-wal", "-shm", ""):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
     except BlockingIOError:
-        raise SettingsError(f"--fresh: another server has {path} open") from None
+        raise StoreUnavailable(f"--fresh: another server has {path} open") from None
     finally:
         os.close(lock)

@@ -1,24 +1,20 @@
-"""The home of the command: its parts, its help, and how its faults are told.
-
-A fault is one line on stderr and exit status 2; a traceback means a bug of ours.
-"""
+"""The home of the command: its parts and its help."""
 
 import re
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App
 
 from waypost import __version__
 from waypost.cli import people
 from waypost.cli.backup import backup
 from waypost.cli.copying import copy
 from waypost.cli.egress import egress
+from waypost.cli.faults import FAULTS, line_of, status_of
 from waypost.cli.migrate import migrate
 from waypost.cli.nodes import nodes
 from waypost.cli.serve import dev, serve
-from waypost.domain.errors import Problem
-from waypost.settings import SettingsError
 
 EXAMPLES = """\
 Examples:
@@ -36,6 +32,10 @@ Examples:
     waypost egress check https://hooks.example.com/x --tenant acme
 
 Every setting is a flag, a WAYPOST_* variable and a key of the --config file.
+
+What is wrong is one line on stderr. The exit status is 75 where it may mend
+itself (a port that is taken, a database that is away, locked or open
+elsewhere, a full disk, an I/O error), and 2 where it does not.
 """
 
 app = App(
@@ -70,9 +70,9 @@ def main() -> None:
             print_error=False,
             result_action="return_value",
         )
-    except (CycloptsError, SettingsError, Problem, OSError) as fault:
-        sys.stderr.write(f"waypost: {' '.join(str(fault).split())}\n")
-        sys.exit(2)
+    except FAULTS as fault:
+        sys.stderr.write(line_of(fault))
+        sys.exit(status_of(fault))
     sys.exit(status)
 
 

@@ -3,6 +3,9 @@
 Both write through a short transaction of their own, also while a server runs,
 which notices within a second (D32).  A token is shown when it is made and never
 again: only its SHA-256 is kept.
+
+They make the schema of an empty database, for there are people before the first
+start.  One that is behind they leave alone: to look at people is no upgrade.
 """
 
 import asyncio
@@ -89,20 +92,32 @@ def create_tenant(
 @tenants.command(name="list")
 @with_database
 def list_tenants(given: Given) -> int:
-    """List the tenants."""
+    """List the tenants, those who were revoked too: their messages may not have ended."""
 
     async def run() -> list[Tenant]:
         async with _people(given) as people:
             return await people.tenants()
 
-    show(("TENANT", "MADE"), [(each.id, minute(each.created_ms)) for each in asyncio.run(run())])
+    show(
+        ("TENANT", "MADE", "STATE"),
+        [
+            (each.id, minute(each.created_ms), "revoked" if each.revoked else "live")
+            for each in asyncio.run(run())
+        ],
+    )
     return 0
 
 
 @tenants.command(name="revoke")
 @with_database
 def revoke_tenant(given: Given, name: Annotated[str, Parameter(help="The tenant.")], /) -> int:
-    """End a tenant: its tokens are gone at once, its messages are kept until they end."""
+    """End a tenant, for good.
+
+    Its tokens are deleted: a running server refuses them within a second.
+    Its schedules fire no more. What it has published is still delivered,
+    signed and retried until it ends, and its log and dead letters stay as
+    long as any. It is still listed, and its name cannot be used again.
+    """
 
     async def run() -> bool:
         async with _people(given) as people:

@@ -117,6 +117,9 @@ def serve(given: Given) -> int:
 
 
 async def _has_token(settings: Settings) -> bool:
+    """Whether a server has anybody to serve.  Its schema is brought up to date, as a start does."""
+    if (await assembly.lag(settings)).missing:
+        await assembly.migrate(settings)
     async with assembly.open_people(settings) as people:
         return bool(await people.tokens())
 

@@ -165,11 +165,26 @@ async def lent(pool: "asyncpg.Pool[Any]") -> AsyncIterator[Connection]:
             await pool.release(db)
 
 
+@contextmanager
+def permitted() -> Iterator[None]:
+    """Tells that the role lacks a right (Invalid), which its owner can give it.
+
+    Where it may not even look into a schema, PostgreSQL says that there is none.
+    """
+    try:
+        yield
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidSchemaNameError) as fault:
+        raise Invalid(
+            f"database: {fault}: the URL's role must own Waypost's tables and have USAGE and "
+            "CREATE on their schema, as the owner of the database has"
+        ) from fault
+
+
 @asynccontextmanager
 async def connection(url: str) -> AsyncIterator[Connection]:
     """A connection for what people do by hand.
 
-    Raises as `connect` does.
+    Raises as `connect` does, and Invalid where the role lacks a right.
     """
     with _reaching():
         db = await asyncpg.connect(
@@ -179,7 +194,7 @@ async def connection(url: str) -> AsyncIterator[Connection]:
             command_timeout=STATEMENT_S_MAX,
         )
     try:
-        with as_problems("use the database"):
+        with as_problems("use the database"), permitted():
             yield db
     finally:
         with suppress(*LOST):
@@ -229,6 +244,20 @@ async def migrate(db: Connection, *, known: Sequence[Migration] = MIGRATIONS) ->
                 "INSERT INTO schema_version VALUES ($1, $2)",
                 *(migration.number, migration.works_with),
             )
+
+
+async def make(db: Connection, *, known: Sequence[Migration] = MIGRATIONS) -> None:
+    """Make the schema where there is none.
+
+    Raises Invalid where it is behind, and SchemaTooNew; then nothing was changed.
+    """
+    behind = await lag(db, known=known)
+    if behind.version and behind.missing:
+        raise Invalid(
+            f"the database's schema is version {behind.version} and this program's "
+            f"{len(known)}: run `waypost migrate`, or start a node, which brings it up to date"
+        )
+    await migrate(db, known=known)
 
 
 async def insert(

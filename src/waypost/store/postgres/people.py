@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from waypost.domain.errors import Invalid, NotFound
 from waypost.domain.signing import SigningKeys
 from waypost.store.calls import Rotate
-from waypost.store.postgres.database import Connection, connection, is_text, migrate
+from waypost.store.postgres.database import Connection, connection, is_text, make
 from waypost.store.postgres.writer import Batch
 from waypost.store.protocol import Tenant, Token
 
@@ -61,12 +61,13 @@ class PeopleDatabase:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        """A connection to the database, which is brought up to date before.
+        """A connection to the database, whose schema is made where there is none.
 
-        Raises StoreUnavailable, SchemaTooNew, and Invalid for a URL that names no database.
+        Raises StoreUnavailable, SchemaTooNew, and Invalid where the schema is behind, the role
+        lacks a right, or the URL names no database.
         """
         async with connection(self._url) as db:
-            await migrate(db)
+            await make(db)
             yield db
 
     @asynccontextmanager

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import apsw
 
-from waypost.domain.errors import StoreFull, StoreUnavailable
+from waypost.domain.errors import Invalid, StoreFull, StoreUnavailable
 from waypost.store.migrations import Lag, migrations, missing
 
-APPLICATION_ID = 0x57617970  # "Wayp": `file` and other programs can tell what this is.
+APPLICATION_ID = 0x57617970
+"""It spells Wayp.  Every database of ours has it, from its first table on, so that we and other
+programs can tell what it is."""
 
 BUSY_MS = 2_000
 """How long the command line and the server wait for each other's short transactions."""
@@ -32,24 +34,53 @@ VALUES_ROWS_MAX = 64
 
 MIGRATIONS = migrations("waypost.store.sqlite")
 
+PASSING = (
+    apsw.BusyError,
+    apsw.InterruptError,
+    apsw.IOError,
+    apsw.LockedError,
+    apsw.NoMemError,
+    apsw.ProtocolError,
+)
+"""Faults that may be gone when it is tried again."""
+
+MEANS: dict[type[apsw.Error], str] = {
+    apsw.BusyError: "another process has it locked",
+    apsw.CantOpenError: "it needs a directory that it may write in",
+    apsw.CorruptError: "the file is damaged, and a backup is the way back",
+    apsw.ReadOnlyError: "whoever runs this may not write the file, or not in its directory",
+}
+"""What is behind a fault, where SQLite's words do not say it."""
+
 
 class Locked(StoreUnavailable):
     """Another server has this database open (D32)."""
 
 
+class Unusable(StoreUnavailable):
+    """The file is not a database of ours, is damaged, or may not be written: no waiting helps."""
+
+
 @contextmanager
 def as_problems(doing: str) -> Iterator[None]:
-    """Turns what SQLite raises into problems: StoreFull, or StoreUnavailable."""
+    """Turns what SQLite raises into problems: StoreFull, StoreUnavailable for what may pass, or
+    Unusable."""
     try:
         yield
     except apsw.FullError as fault:
         raise StoreFull(f"cannot {doing}: the disk is full") from fault
     except apsw.Error as fault:
-        raise StoreUnavailable(f"cannot {doing}: {fault}") from fault
+        problem = StoreUnavailable if isinstance(fault, PASSING) else Unusable
+        means = MEANS.get(type(fault))
+        raise problem(f"cannot {doing}: {fault}{f'; {means}' if means else ''}") from fault
 
 
 def connect(path: str, *, read_only: bool = False) -> apsw.Connection:
-    """A connection with our pragmas.  Raises StoreUnavailable when it can't be opened."""
+    """A connection with our pragmas.
+
+    Raises StoreFull, StoreUnavailable, and Unusable for another program's database; then the
+    file is as it was.
+    """
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     with as_problems(f"open the database {path}"):
         db = apsw.Connection(
@@ -57,19 +88,58 @@ def connect(path: str, *, read_only: bool = False) -> apsw.Connection:
             flags=apsw.SQLITE_OPEN_READONLY if read_only else flags,
             statementcachesize=STATEMENTS_CACHED,
         )
-        db.set_busy_timeout(BUSY_MS)
-        if not read_only:
-            # A database that is only looked at and refused must stay as it was.
-            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            if not db.pragma("page_count"):  # only a new database takes it, before all else
-                db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-            db.execute("PRAGMA wal_autocheckpoint = 0")
-            db.execute("PRAGMA journal_size_limit = 67108864")
-            db.execute("PRAGMA foreign_keys = ON")
+        try:
+            db.set_busy_timeout(BUSY_MS)
+            if not read_only:
+                # A database that is only looked at and refused must stay as it was.
+                db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            _see_whose_it_is(db, path)
+            if not read_only:
+                _set_pragmas(db)
+        except BaseException:
+            db.close()
+            raise
     return db
+
+
+def _see_whose_it_is(db: apsw.Connection, path: str) -> None:
+    if db.pragma("application_id") == APPLICATION_ID:
+        return
+    if query(db, "SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None:
+        raise Unusable(
+            f"{path} is another program's database: it has tables that are not Waypost's"
+        )
+
+
+def _set_pragmas(db: apsw.Connection) -> None:
+    if not db.pragma("page_count"):  # only a new database takes it, before all else
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    db.execute("PRAGMA wal_autocheckpoint = 0")
+    db.execute("PRAGMA journal_size_limit = 67108864")
+    db.execute("PRAGMA foreign_keys = ON")
+
+
+def make(db: apsw.Connection) -> None:
+    """Make the schema where there is none.
+
+    Raises Invalid where it is behind, and SchemaTooNew; then nothing was changed.
+    """
+    lag = _lag(db)
+    if lag.version and lag.missing:
+        raise Invalid(
+            f"the database's schema is version {lag.version} and this program's {len(MIGRATIONS)}: "
+            "run `waypost migrate`, or start the server, which brings it up to date"
+        )
+    migrate(db)
+
+
+def _lag(db: apsw.Connection) -> Lag:
+    with as_problems("read the version of the schema"):
+        version = schema_version(db)
+    return Lag(version, missing(MIGRATIONS, version))
 
 
 def migrate(db: apsw.Connection) -> None:
@@ -77,7 +147,7 @@ def migrate(db: apsw.Connection) -> None:
 
     Raises SchemaTooNew, and then nothing was changed.
     """
-    for migration in missing(MIGRATIONS, schema_version(db)):
+    for migration in _lag(db).missing:
         with as_problems(f"apply {migration.name}"), transaction(db):
             if schema_version(db) < migration.number:  # another process may have been quicker
                 db.execute(migration.sql)
@@ -90,9 +160,7 @@ def lag(path: str) -> Lag:
     """How far a database that is there is behind.  Raises SchemaTooNew."""
     db = connect(path, read_only=True)
     try:
-        with as_problems(f"read {path}"):
-            version = schema_version(db)
-            return Lag(version, missing(MIGRATIONS, version))
+        return _lag(db)
     finally:
         db.close()
 
@@ -126,7 +194,10 @@ class transaction:  # noqa: N801 -- read as a statement: `with transaction(db):`
         fault: BaseException | None,
         at: TracebackType | None,
     ) -> Literal[False]:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+        if kind is None:
+            self._db.execute("COMMIT")
+        elif self._db.in_transaction:  # some faults have undone it already
+            self._db.execute("ROLLBACK")
         return False
 
 

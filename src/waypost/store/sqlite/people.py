@@ -4,51 +4,73 @@ The command line writes them through short transactions of its own, also while
 a server has the database open (D32); the server sees that by `data_version`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import apsw
 
 from waypost.domain.errors import Invalid, NotFound
 from waypost.domain.signing import SigningKeys
 from waypost.store.calls import Rotate
 from waypost.store.protocol import Tenant, Token
-from waypost.store.sqlite.database import connect, migrate, query, transaction
+from waypost.store.sqlite.database import as_problems, connect, make, query, transaction
 from waypost.store.sqlite.writer import Batch
 
 
 class PeopleFile:
-    """Tenants and tokens of a database, without the server's lock."""
+    """Tenants and tokens of a database, without the server's lock.
+
+    Every call raises StoreFull, StoreUnavailable where the file stays locked, and Unusable.
+    """
 
     def __init__(self, path: str) -> None:
+        """Open a file, and make the schema where it has none.
+
+        Raises Invalid where its schema is behind, and SchemaTooNew; then nothing was changed.
+        """
+        self._path = path
         self._db = connect(path)
-        migrate(self._db)
+        try:
+            make(self._db)
+        except BaseException:
+            self._db.close()
+            raise
 
     async def add_tenant(self, tenant: Tenant) -> None:
-        with transaction(self._db):
+        with self._writing():
             add_tenant(self._db, tenant)
 
     async def revoke_tenant(self, tenant_id: str) -> bool:
-        with transaction(self._db):
+        with self._writing():
             self._db.execute("DELETE FROM token WHERE tenant = ?", (tenant_id,))
             self._db.execute("UPDATE schedule SET next_ms = NULL WHERE tenant = ?", (tenant_id,))
             self._db.execute("UPDATE tenant SET revoked = 1 WHERE id = ?", (tenant_id,))
             return bool(self._db.changes())
 
     async def add_token(self, token: Token) -> None:
-        with transaction(self._db):
+        with self._writing():
             add_token(self._db, token)
 
     async def revoke_token(self, token_id: str) -> bool:
-        with transaction(self._db):
+        with self._writing():
             self._db.execute("DELETE FROM token WHERE id = ?", (token_id,))
             return bool(self._db.changes())
 
     async def tenants(self) -> list[Tenant]:
-        return tenants(self._db)
+        with as_problems(f"read the database {self._path}"):
+            return tenants(self._db)
 
     async def tokens(self) -> list[Token]:
-        return tokens(self._db)
+        with as_problems(f"read the database {self._path}"):
+            return tokens(self._db)
 
     def close(self) -> None:
         self._db.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with as_problems(f"write to the database {self._path}"), transaction(self._db):
+            yield
 
 
 def add_tenant(db: apsw.Connection, tenant: Tenant) -> None:
