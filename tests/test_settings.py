@@ -284,6 +284,14 @@ def test_the_file_is_named_by_a_flag_or_else_by_a_variable(tmp_path):
     assert read(environ=environ, config=str(one), flags={}).retries_max == 11
 
 
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text("retries_max =")
+
+    with pytest.raises(SettingsError, match=r"the settings file \S*wrong\.toml is not TOML: "):
+        read(environ={"WAYPOST_CONFIG": str(wrong)}, config=None, flags={})
+
+
 def test_a_file_that_cannot_be_read_stops_the_start(tmp_path):
     with pytest.raises(SettingsError, match=r"none\.toml cannot be read"):
         read(environ={}, config=str(tmp_path / "none.toml"), flags={})

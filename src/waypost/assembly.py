@@ -230,6 +230,7 @@ async def running(
         scheduler = Scheduler(schedules, clock, telemetry)
         keeping = UpkeepLoop(
             store,
+            store,
             access.refresh,
             clock,
             telemetry,
@@ -395,7 +396,7 @@ def _log_listener(settings: Settings, host: str, port: int) -> socket.socket | N
     except (OSError, OverflowError) as fault:
         if settings.log_port:
             raise
-        log.info("no_log_port", why=str(fault))
+        log.warning("no_log_port", why=str(fault))
         return None
 
 

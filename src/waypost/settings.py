@@ -281,6 +281,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             "`sqlite:///:memory:`, which keeps nothing, or "
             "`postgresql://user:password@host:port/database`, with libpq's parameters: `sslmode`, "
             "`sslrootcert`, `sslcert`, `sslkey`, `passfile`, `target_session_attrs` and kin. "
+            "A password belongs in the variable or the file: others on the machine see flags. "
             "`serve` has no default.",
         ),
     ] = ""
@@ -707,12 +708,14 @@ def parse(
     file_text: str | None,
     flags: Mapping[str, str],
     defaults: Mapping[str, Any] | None = None,
+    file_name: str = "given",
 ) -> Settings:
     """Settings from all four sources.
 
     `environ` may hold anything; only what begins with `WAYPOST_` is read, and
-    an empty variable counts as absent.  `file_text` is TOML.  `flags` has the
-    names of settings, and text.  `defaults` replaces some of the defaults.
+    an empty variable counts as absent.  `file_text` is TOML, of the file that is
+    called `file_name`.  `flags` has the names of settings, and text.  `defaults`
+    replaces some of the defaults.
 
     Raises SettingsError with every fault there is.
     """
@@ -720,7 +723,7 @@ def parse(
     values: dict[str, Any] = dict(defaults or {})
     sources: dict[str, str] = {}
     for name, text, source in (
-        *_from_file(file_text, faults),
+        *_from_file(file_text, file_name, faults),
         *_from_environ(environ, faults),
         *((name, text, BY_NAME[name].flag) for name, text in flags.items()),
     ):
@@ -758,7 +761,13 @@ def read(
         file_text = Path(path).read_text(encoding="utf-8") if path else None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"the settings file {path} cannot be read: {error}") from None
-    return parse(environ=environ, file_text=file_text, flags=flags, defaults=defaults)
+    return parse(
+        environ=environ,
+        file_text=file_text,
+        flags=flags,
+        defaults=defaults,
+        file_name=path or "given",
+    )
 
 
 def _value(setting: Setting, text: str) -> Any:
@@ -787,11 +796,13 @@ def _from_environ(environ: Mapping[str, str], faults: list[str]) -> Iterable[tup
             yield name, environ[variable], variable
 
 
-def _from_file(file_text: str | None, faults: list[str]) -> Iterable[tuple[str, str, str]]:
+def _from_file(
+    file_text: str | None, file_name: str, faults: list[str]
+) -> Iterable[tuple[str, str, str]]:
     try:
         found = tomllib.loads(file_text or "")
     except tomllib.TOMLDecodeError as error:
-        faults.append(f"the settings file is not TOML: {error}")
+        faults.append(f"the settings file {file_name} is not TOML: {error}")
         return
     for name, value in found.items():
         if name not in BY_NAME:

@@ -286,6 +286,8 @@ EVENTS: dict[str, str] = {
     "server_stopping": "A signal came: nothing new is accepted, attempts under way may end",
     "server_stopped": "Everything has stopped; says how many attempts were released",
     "people_changed": "Tenants or tokens were changed by another process, and read again",
+    "publishes_refused": "Publishes are refused for want of space from now on; says why",
+    "publishes_accepted": "There is space again, and publishes are no longer refused",
     "message_failed": "A message went to the dead letter queue; says why",
     "no_log_port": "The port of the log server is taken, and dev does without it; says why",
     "firing_failed": "A run of a schedule could not be made; says why",
