@@ -30,6 +30,7 @@ from tests.support.program import (
     waypost,
 )
 from waypost import __version__
+from waypost.cli.faults import TRY_AGAIN, WRONG
 from waypost.domain.ids import api_token
 from waypost.settings import BY_NAME, SETTINGS, parse
 from waypost.telemetry import EVENTS, metrics
@@ -38,6 +39,7 @@ ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "waypost"
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 VARIABLES = {setting.variable for setting in SETTINGS} | {"WAYPOST_CONFIG"}
@@ -74,9 +76,9 @@ def run(*words: str | Path, **environ: str) -> str:
     return ended.stdout + ended.stderr
 
 
-def blocks(language: str) -> list[str]:
-    """The blocks of docs/operations.md in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", OPERATIONS, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = OPERATIONS) -> list[str]:
+    """The blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def compose() -> dict[str, Any]:
@@ -104,6 +106,27 @@ def test_what_is_set_is_a_setting(name: str):
 
 
 # systemd
+
+
+def test_the_unit_stays_down_for_what_does_not_mend_itself_and_for_nothing_else():
+    unit = (DEPLOY / "waypost.service").read_text()
+
+    assert re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE) == [f"{WRONG}"]
+    assert re.findall(r"^StartLimitIntervalSec=(.*)$", unit, re.MULTILINE) == ["0"]
+    assert TRY_AGAIN != WRONG
+    assert "Restart" not in (DEPLOY / "node.conf").read_text()
+    table = re.findall(r"^\| (\d+) \| (.*?) \| (.*?) \|$", DEPLOYMENT, re.MULTILINE)
+    assert {(int(status), told.split()[0]) for status, _, told in table} == {
+        (WRONG, "stays"),
+        (TRY_AGAIN, "tries"),
+    }
+
+
+def test_no_command_of_ours_is_given_a_password():
+    for page in PAGES:
+        for block in blocks("sh", page.read_text()):
+            assert 'database "$' not in block, page
+            assert not re.search(r"waypost copy .*://\w+:\w+@", block), page
 
 
 def test_the_unit_leaves_the_server_time_to_drain():
@@ -206,12 +229,15 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+def port_of(node: Server) -> int:
+    return int(node.url.rpartition(":")[2])
+
+
 def test_the_balancer_passes_paths_on_as_they_are_and_over_a_node_that_is_gone(
     node: Server, tmp_path: Path
 ):
-    there = int(node.url.rpartition(":")[2])
     text = (DEPLOY / "nginx.conf").read_text()
-    ports = {"10.213.0.11:8080": free_port(), "10.213.0.12:8080": there}
+    ports = {"10.213.0.11:8080": free_port(), "10.213.0.12:8080": port_of(node)}
     with balancing(text, tmp_path, **ports) as url:
         for _ in range(4):
             said = publish(node, url)
@@ -223,9 +249,8 @@ def test_the_balancer_passes_paths_on_as_they_are_and_over_a_node_that_is_gone(
 
 
 def test_nobody_reads_the_metrics_through_the_balancer(node: Server, tmp_path: Path):
-    there = int(node.url.rpartition(":")[2])
     text = (DEPLOY / "nginx.conf").read_text()
-    with balancing(text, tmp_path, **{"10.213.0.11:8080": there}) as url:
+    with balancing(text, tmp_path, **{"10.213.0.11:8080": port_of(node)}) as url:
         assert (
             "403" in run(program("curl"), "--silent", "--include", f"{url}/metrics").split("\n")[0]
         )
@@ -233,11 +258,10 @@ def test_nobody_reads_the_metrics_through_the_balancer(node: Server, tmp_path: P
 
 def test_a_balancer_finds_the_cell_of_a_tenant_by_its_token(node: Server, tmp_path: Path):
     [routing] = blocks("nginx")
-    there = int(node.url.rpartition(":")[2])
     cells = "upstream cell1 { server 127.0.0.1:1; } upstream cell2 { server node; }"
     text = "events {} http { merge_slashes off; access_log off; " + cells + routing + "}"
     text = text.replace("server {\n", "server { listen 8080; proxy_set_header Host $http_host;\n")
-    with balancing(text, tmp_path, node=there) as url:
+    with balancing(text, tmp_path, node=port_of(node)) as url:
         acme = publish(node, url, token=api_token("acme", "0" * 40))
         other = publish(node, url, token=api_token("acme2", "0" * 40))
 
@@ -245,13 +269,48 @@ def test_a_balancer_finds_the_cell_of_a_tenant_by_its_token(node: Server, tmp_pa
     assert other.startswith("HTTP/1.1 502"), other
 
 
-def test_the_page_says_what_the_token_of_a_tenant_begins_with():
-    prefix = base64.b64encode(b'{"UserID":"acme","').decode()
-
-    assert api_token("acme", "0" * 40).startswith(prefix)
-    assert f"Bearer {prefix}" in OPERATIONS
+def prefix_of(tenant: str) -> str:
+    """What the token of a tenant begins with, by the command that the page prints for acme."""
     [command] = [line for block in blocks("sh") for line in block.splitlines() if "UserID" in line]
-    assert run("sh", "-c", command) == prefix + "\n"
+    assert command.count(" acme ") == 1
+    return run("sh", "-c", command.replace(" acme ", f" {tenant} ")).strip()
+
+
+@pytest.mark.parametrize("tenant", ["a", "ac", "acm", "acme", "acme2", "Acme.Corp_1-x", "n" * 64])
+def test_the_page_says_what_the_token_of_a_tenant_begins_with(tenant: str):
+    prefix = prefix_of(tenant)
+
+    assert api_token(tenant, "0" * 40).startswith(prefix)
+    assert f'"{tenant}"' in base64.b64decode(prefix, validate=True).decode()
+    assert re.escape(prefix) == prefix  # it stands in an expression
+    for other in (f"{tenant}2", f"{tenant}-", tenant[:-1] or "b"):
+        assert not api_token(other, "0" * 40).startswith(prefix)
+
+
+def test_the_map_of_the_page_has_what_the_command_of_the_page_prints():
+    assert f'"~^Bearer {prefix_of("acme")}"' in OPERATIONS
+
+
+def test_the_proxy_of_one_server_is_the_balancer_of_many_but_for_addresses():
+    [page] = blocks("nginx", DEPLOYMENT)
+    deployed = (DEPLOY / "nginx.conf").read_text()
+    [server] = re.findall(r"^    server \{\n.*?^    \}\n", deployed, re.MULTILINE | re.DOTALL)
+
+    def lines(text: str) -> list[str]:
+        own = ("listen ", "server_name ")
+        squeezed = (" ".join(line.split()) for line in text.splitlines())
+        return [line for line in squeezed if line and not line.startswith(own)]
+
+    assert lines(page) == lines(server.replace("http://waypost;", "http://127.0.0.1:8080;"))
+
+
+def test_the_proxy_of_the_page_passes_on_paths_as_they_are(node: Server, tmp_path: Path):
+    [page] = blocks("nginx", DEPLOYMENT)
+    text = "events {} http { access_log off; " + page.replace("listen 443 ssl;", "listen 8080;")
+    with balancing(text + "}", tmp_path, **{"127.0.0.1:8080": port_of(node)}) as url:
+        said = publish(node, url)
+
+    assert said.startswith("HTTP/1.1 200"), said
 
 
 # Helm
