@@ -23,7 +23,7 @@ from waypost.store import counts
 from waypost.store.migrations import SchemaTooNew
 from waypost.store.protocol import LogFilter, LogView, Retention, Tenant, Token, give_back_place
 from waypost.store.sqlite import database, upkeep, writer
-from waypost.store.sqlite.database import MIGRATIONS, Locked
+from waypost.store.sqlite.database import MIGRATIONS, Locked, Unusable
 from waypost.store.sqlite.people import PeopleFile
 from waypost.store.sqlite.store import MEMORY, SqliteStore
 
@@ -80,6 +80,39 @@ async def test_a_newer_schema_is_refused_and_the_file_is_untouched(path: str) ->
         SqliteStore(path, free_bytes_min=0, now_ms=T0)
 
     assert hashlib.sha256(Path(path).read_bytes()).digest() == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        (apsw.BusyError, StoreUnavailable),
+        (apsw.IOError, StoreUnavailable),
+        (apsw.FullError, StoreFull),
+        (apsw.ReadOnlyError, Unusable),
+        (apsw.CorruptError, Unusable),
+        (apsw.NotADBError, Unusable),
+        (apsw.CantOpenError, Unusable),
+    ],
+)
+def test_what_may_pass_is_told_from_what_does_not(
+    fault: type[apsw.Error], problem: type[Exception]
+) -> None:
+    with pytest.raises(problem) as caught, database.as_problems("look"):
+        raise fault("in SQLite's words")
+
+    assert type(caught.value) is problem
+
+
+def test_a_fault_that_has_undone_its_transaction_is_told_as_itself() -> None:
+    db = apsw.Connection(MEMORY)
+
+    def fail() -> None:
+        with database.transaction(db):
+            db.execute("ROLLBACK")
+            raise apsw.IOError
+
+    with pytest.raises(apsw.IOError):
+        fail()
 
 
 async def test_the_command_line_writes_beside_a_server_and_the_server_notices(path: str) -> None:
@@ -697,6 +730,59 @@ async def test_bulk_calls_share_a_sync_and_none_is_answered_before_it(
 
     assert await asyncio.gather(*cancels) == [2] * 20
     assert synced == [0, writer.UNSYNCED_MAX]
+    await store.close()
+
+
+async def _unsynced(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> list[asyncio.Task[int]]:
+    """Two bulk calls that are done, and wait for a sync that does not come by itself."""
+    resting = asyncio.Event()
+    rest = store.writer._rest
+
+    async def rests(rest_s: float) -> None:
+        if rest_s == writer.SYNC_REST_S:
+            resting.set()
+        await rest(rest_s)
+
+    monkeypatch.setattr(writer, "SYNC_REST_S", 3600)
+    monkeypatch.setattr(store.writer, "_rest", rests)
+    cancels = _cancels(store, await _waiting_ids(Bench(store), 4))
+    await resting.wait()
+    return cancels
+
+
+async def test_a_batch_that_writes_nothing_answers_no_bulk_call_before_its_sync(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its COMMIT syncs nothing: there is nothing of its own to sync."""
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    cancels = await _unsynced(store, monkeypatch)
+    synced: list[int] = []
+    sync = store.writer._sync_now
+    monkeypatch.setattr(
+        store.writer,
+        "_sync_now",
+        lambda: (synced.append(sum(cancel.done() for cancel in cancels)), sync()),
+    )
+
+    assert await store.changed()
+
+    assert await asyncio.gather(*cancels) == [2, 2]
+    assert synced == [0]
+    await store.close()
+
+
+async def test_a_batch_that_fails_leaves_no_bulk_call_without_an_answer(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    cancels = await _unsynced(store, monkeypatch)
+
+    with pytest.raises(TypeError):
+        await store.cancel("acme", object(), now_ms=T0)  # type: ignore[arg-type]
+
+    assert await asyncio.gather(*cancels) == [2, 2]
     await store.close()
 
 

@@ -152,6 +152,7 @@ class Writer:
         self._in_hand: list[_Call] = []
         self._wake = asyncio.Event()
         self._closing = False
+        self._log_synced = True
         self._log_pages = 0
         self._log_pages_tried = 0
         self._mover = None if in_memory else connect(batch.db.filename)
@@ -218,6 +219,8 @@ class Writer:
                 self._in_hand = []
                 if self._patient:
                     await self._rest(QUIET_S)
+            elif self._unsynced:  # whose sync was to be that of a batch, which has failed
+                await self._sync()
             elif self._closing:
                 return
             else:
@@ -298,8 +301,10 @@ class Writer:
             self.on_waiting(batch.next_turn_ms)
         self._forget()
         self._unsynced += results
-        if synced:
+        if self._log_synced:
             self._answer()
+        elif synced:  # it wrote nothing, so that its COMMIT has synced nothing
+            await self._sync()
 
     def _answer(self) -> None:
         """Tell the callers whose changes are on disk."""
@@ -359,6 +364,7 @@ class Writer:
         except OSError as fault:
             self._break(f"the database failed: {fault}", [])
         else:
+            self._log_synced = True
             self._answer()
 
     def _sync_now(self) -> None:
@@ -428,6 +434,7 @@ class Writer:
         if pages < self._log_pages:
             self._log_pages_tried = 0  # the log began anew
         self._log_pages = pages
+        self._log_synced = self._syncing
         return int(apsw.SQLITE_OK)
 
 
