@@ -391,6 +391,57 @@ async def test_a_connection_on_which_nothing_comes_is_closed(
     assert app.requests == []
 
 
+@pytest.mark.parametrize("after", [b"no HTTP\r\n", b"GET /y HTTP/1.1\r\nHo st: a\r\n\r\n"])
+async def test_what_cannot_be_read_takes_nothing_from_the_answer_to_what_came_before(
+    server: Running, app: Recorder, monkeypatch: pytest.MonkeyPatch, after: bytes
+) -> None:
+    """D34: however long that takes."""
+    monkeypatch.setattr(server_module, "HEAD_S_MAX", -1)
+    monkeypatch.setattr(server_module, "SWEEP_S", 0.01)
+    app.gate.clear()
+    answers = asyncio.ensure_future(server.send(GET + after))
+    await app.waiting.wait()
+    [connection] = server.server.connections
+    assert connection.deadline_s < asyncio.get_running_loop().time()
+    server.server.look_after()
+
+    async def looked_after() -> bool | None:
+        return True if connection.deadline_s > asyncio.get_running_loop().time() else None
+
+    await until(looked_after)
+    app.gate.set()
+
+    assert [answer.status for answer in await answers] == [200, 400]
+
+
+@pytest.mark.parametrize("size", [10_000, 70_000, 400_000])
+async def test_who_hangs_up_while_an_answer_is_made_is_noticed_however_much_he_sent(
+    server: Running, app: Recorder, size: int
+) -> None:
+    """As with a chat question, which costs money."""
+    gone = asyncio.Event()
+
+    async def answer(request: Request) -> Answer | None:
+        await request.body(app.api)
+        app.waiting.set()
+        try:
+            with request.while_there():
+                await app.gate.wait()
+        except Gone:
+            gone.set()
+        return None
+
+    server.server.app = answer
+    app.gate.clear()
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % size + b"x" * size)
+    await app.waiting.wait()
+    writer.transport.abort()
+
+    async with asyncio.timeout(5):
+        await gone.wait()
+
+
 async def test_a_connection_that_is_kept_open_is_closed_in_the_end(
     server: Running, app: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

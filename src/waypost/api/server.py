@@ -296,7 +296,10 @@ class _Protocol(asyncio.Protocol):
             return
         self._in_body = False
         self._advanced = True
-        self._newest().request.finish()
+        newest = self._newest()
+        newest.request.finish()
+        if not self._pipeline and self._writable and not newest.answered:
+            self._resume_reading()  # or nobody would hear that the caller has gone
 
     # What follows.
 
@@ -434,7 +437,7 @@ class _Protocol(asyncio.Protocol):
         left_bytes = self.transport.get_write_buffer_size()
         if 0 < left_bytes < self._stalled_bytes:  # he reads, if slowly
             self._await_reader()
-        elif self.transport.is_closing() or self._deaf or not self._writable:
+        elif self.transport.is_closing() or self._hung_up or not self._writable:
             self.transport.abort()
         elif self._exchange is None or self._exchange.answered:
             self._hang_up(linger=False)
