@@ -402,6 +402,25 @@ async def test_a_retry_waits_while_its_queue_is_paused(bench: Bench) -> None:
     assert ids(await bench.claim(now_ms=T0 + HOUR)) == [id_of(first)]
 
 
+async def test_a_retry_that_has_fallen_due_waits_though_its_host_gets_room_in_a_pause(
+    open_store: Open,
+) -> None:
+    async with open_store() as store:
+        bench = Bench(store, some_places(host_count_max=1))
+        [first] = queued(count=1)
+        await bench.add(first)
+        await bench.retry(bench.born[0], at_ms=T0 + SECOND)
+        await bench.add(a_draft())
+        assert await bench.claim(now_ms=T0 + SECOND) == []
+
+        await pause(bench)
+        await bench.deliver(bench.born[1])
+        assert await bench.claim(now_ms=T0 + SECOND) == []
+        await pause(bench, paused=False)
+
+        assert ids(await bench.claim(now_ms=T0 + SECOND)) == [id_of(first)]
+
+
 async def test_pausing_survives_a_restart(open_store: Open, durable: None) -> None:
     [first] = queued(count=1)
     async with open_store() as store:

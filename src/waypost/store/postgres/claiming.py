@@ -14,7 +14,7 @@ import msgspec
 
 from waypost.domain.lanes import HOST, Place, key_of, queue_of
 from waypost.domain.message import Logged, Message
-from waypost.domain.places import NODE, SUSPECT_AFTER
+from waypost.domain.places import BODIES, NODE, SUSPECT_AFTER
 from waypost.store.calls import Ask
 from waypost.store.postgres import flow_keys, lanes, permits
 from waypost.store.postgres.database import Connection, columns, insert
@@ -215,10 +215,12 @@ class _Claiming:
         return self._locked
 
     def is_done(self, place: Place) -> bool:
-        """Whether there is nothing more to hand out of a lane."""
+        """Whether there is nothing more to hand out of a lane: as in a queue that was paused
+        while its lock was waited for."""
         line = self.lines[place]
-        waits = line.waiting and (queue_of(place[1]) is None or line.free)
-        return line.blocked_on is not None or not (line.held or waits)
+        if line.state.paused or line.blocked_on is not None:
+            return True
+        return not (line.held or (line.waiting and (queue_of(place[1]) is None or line.free)))
 
     def pass_by(self, places: Iterable[Place]) -> None:
         """Lanes have had their turns, and nothing that may go: as where a message took the
@@ -231,7 +233,7 @@ class _Claiming:
         in_queue = queue_of(place[1]) is not None
         before = len(self.claims)
         self._take(place, line, line.held, count_max=share)
-        if line.blocked_on is None and not line.state.paused:
+        if line.blocked_on is None:
             share -= len(self.claims) - before
             begun = len(self.claims)
             self._take(
@@ -309,24 +311,30 @@ class _Claiming:
         ]
         await insert(db, hold=self.holds, event=events)
         changed = await self.permits.write()
-        served = [
-            place for place, line in self.visited.items() if line.taken or line.blocked_on != NODE
-        ]
-        states = await lanes.refresh(self.batch, served, now_ms=now_ms, served=True)
-        await lanes.refresh(self.batch, set(changed) - set(served), now_ms=now_ms)
+        shut = self.batch.shut
+        seen = {
+            place: line
+            for place, line in self.visited.items()
+            if line.taken or line.blocked_on != NODE
+        }
+        # Those that can neither go nor be left out would stand before all others for ever.
+        served = [place for place, line in seen.items() if line.taken or shut.full]
+        states = await lanes.refresh(self.batch, seen, now_ms=now_ms, served=served)
+        await lanes.refresh(self.batch, set(changed) - set(seen), now_ms=now_ms)
         blocked = []
         turns: dict[Place, int | None] = {}
-        for place in served:
-            on, retry_ms = self.visited[place].blocked_on, states[place].retrying_ms
-            if retry_ms is not None and retry_ms <= now_ms:
-                retry_ms = None  # it is the one that was refused
+        for place, line in seen.items():
+            on, retry_ms = line.blocked_on, states[place].next_retry_ms(now_ms=now_ms)
             if isinstance(on, _Key):
                 key = (place[0], str(on))
                 if key_of(place[1]) is None and self.permits.knows(*key):
                     blocked.append((*place, permits.resource(*key), retry_ms))
                     turns[key] = self.permits.opens_ms(*key)
             elif on is not None and on != NODE:
-                self.batch.shut.shut(place, on=on, retry_ms=retry_ms)
+                turn_ms = now_ms if line.taken else line.state.turn_ms or now_ms
+                if on == BODIES and not line.taken:
+                    turn_ms = now_ms - 1  # others may fit; but who was served comes after it
+                shut.shut(place, on=on, turn_ms=turn_ms, retry_ms=retry_ms)
         await lanes.block(db, blocked)
         await permits.set_opens(db, ((*key, opens_ms) for key, opens_ms in turns.items()))
 

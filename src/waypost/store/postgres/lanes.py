@@ -5,12 +5,12 @@ anew from what waits whenever something in the lane has changed.  Who does that 
 locked the lane (`Batch.lock`) before.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from waypost.domain.lanes import QUEUE, Place, key_of, queue_lane, queue_of
+from waypost.domain.lanes import HOST, QUEUE, Place, key_of, queue_lane, queue_of
 from waypost.store.postgres import flow_keys
 from waypost.store.postgres.database import Connection, columns
 from waypost.store.postgres.writer import Batch
@@ -18,19 +18,28 @@ from waypost.store.postgres.writer import Batch
 NAME = "tenant || ' ' || lane"
 """A lane by one name: no tenant has a blank in it."""
 
+_HEAD = (
+    "SELECT due_ms, host FROM delivery d WHERE d.tenant = p.tenant AND d.lane = p.lane"
+    " AND {} AND d.token IS NULL ORDER BY due_ms, number LIMIT 1"
+)
+
 _OPEN = f"blocked_on IS NULL AND turn_ms IS NOT NULL AND {NAME} NOT IN (SELECT unnest($1::text[]))"
 """Those that are not shut are found by a hash: `<> ALL` would compare each lane with each name."""
 
 
 class LaneState(Struct, frozen=True):
     """How a lane stands: when the first of those falls due that wait without a place of the
-    queue (`waiting_ms`) and with one (`retrying_ms`), and the queue with its holds."""
+    queue (`waiting_ms`) and with one (`retrying_ms`), where these go, and the queue with its
+    holds.  `turn_ms` is since when it stands in line, or when it will."""
 
     waiting_ms: int | None
+    waiting_host: str | None
     retrying_ms: int | None
+    retrying_host: str | None
     parallelism: int | None
     paused: bool
     held: int
+    turn_ms: int | None
     in_line: bool
 
     @property
@@ -39,22 +48,26 @@ class LaneState(Struct, frozen=True):
         drift.  A queue that is not there any more has one."""
         return max(0, (1 if self.parallelism is None else self.parallelism) - self.held)
 
+    def next_retry_ms(self, *, now_ms: int) -> int | None:
+        """When the first of those in retry falls due, if that is still to come."""
+        if self.retrying_ms is None or self.retrying_ms <= now_ms:
+            return None
+        return self.retrying_ms
+
 
 async def states(db: Connection, places: Iterable[Place], *, now_ms: int) -> dict[Place, LaneState]:
     """How lanes stand; `in_line` where the turn has come, or would have but for a key."""
     rows = await db.fetch(
         "SELECT p.tenant, p.lane,"
-        " (SELECT due_ms FROM delivery d WHERE d.tenant = p.tenant AND d.lane = p.lane"
-        "   AND NOT d.holding AND d.token IS NULL ORDER BY due_ms, number LIMIT 1),"
-        " (SELECT due_ms FROM delivery d WHERE d.tenant = p.tenant AND d.lane = p.lane"
-        "   AND d.holding AND d.token IS NULL ORDER BY due_ms, number LIMIT 1),"
-        " q.parallelism, coalesce(q.paused, false),"
+        " w.due_ms, w.host, r.due_ms, r.host, q.parallelism, coalesce(q.paused, false),"
         " CASE WHEN p.queue IS NULL THEN 0 ELSE"
         "  (SELECT count(*) FROM hold h WHERE h.tenant = p.tenant AND h.resource = p.lane) END,"
-        " coalesce(l.turn_ms <= $4 OR l.blocked_on IS NOT NULL, false)"
+        " l.turn_ms, coalesce(l.turn_ms <= $4 OR l.blocked_on IS NOT NULL, false)"
         " FROM unnest($1::text[], $2::text[], $3::text[]) p (tenant, lane, queue)"
         " LEFT JOIN queue q ON q.tenant = p.tenant AND q.name = p.queue"
-        " LEFT JOIN lane l ON l.tenant = p.tenant AND l.lane = p.lane",
+        " LEFT JOIN lane l ON l.tenant = p.tenant AND l.lane = p.lane"
+        f" LEFT JOIN LATERAL ({_HEAD.format('NOT d.holding')}) w ON true"
+        f" LEFT JOIN LATERAL ({_HEAD.format('d.holding')}) r ON true",
         *(tenants_and_lanes := columns(places)),
         [queue_of(lane) for lane in tenants_and_lanes[1]],
         now_ms,
@@ -78,17 +91,17 @@ async def free(db: Connection, holds: Iterable[tuple[str, str, int]]) -> None:
 
 
 async def refresh(
-    batch: Batch, places: Iterable[Place], *, now_ms: int, served: bool = False
+    batch: Batch, places: Iterable[Place], *, now_ms: int, served: Collection[Place] = ()
 ) -> dict[Place, LaneState]:
     """Work out when the turns of lanes come; how they stand.
 
     A lane that becomes ready joins the line now, as one does that was `served`;
-    one that stands in line already keeps its place.
+    one that stands in line already keeps its place.  One that this node has no place
+    for is left out while that is where its next message goes.
     """
     places = set(places)
     if not places:
         return {}
-    batch.shut.reconsider(places)
     now_are = await states(batch.db, places, now_ms=now_ms)
     keys = {(tenant, key) for tenant, lane in places if (key := key_of(lane)) is not None}
     opens = {
@@ -98,28 +111,34 @@ async def refresh(
     empty: list[Place] = []
     turns: list[tuple[str, str, int | None]] = []
     for (tenant, lane), state in sorted(now_are.items(), key=_place_of):
+        place = (tenant, lane)
         if state.waiting_ms is None and state.retrying_ms is None:
-            empty.append((tenant, lane))
+            batch.shut.reconsider([place])
+            empty.append(place)
             continue
-        due_ms = _due_ms(lane, state)
-        key = key_of(lane)
-        if key is not None and due_ms is not None:
-            opens_ms = opens.get((tenant, key), now_ms)
-            due_ms = None if opens_ms is None else max(due_ms, opens_ms)
+        due_ms, host = _first(lane, state, now_ms=now_ms)
         turn_ms = None if due_ms is None else max(due_ms, now_ms)
-        turns.append((tenant, lane, turn_ms))
-        batch.someone_waits(turn_ms)
+        key = key_of(lane)
+        if key is not None and turn_ms is not None:
+            opens_ms = opens.get((tenant, key), now_ms)
+            turn_ms = None if opens_ms is None else max(turn_ms, opens_ms)
+        turns.append((*place, turn_ms))
+        on = f"{HOST}{host}" if turn_ms == now_ms else None
+        retry_ms = state.next_retry_ms(now_ms=now_ms)
+        if not batch.shut.goes_on_waiting(place, on=on, retry_ms=retry_ms):
+            batch.someone_waits(turn_ms)
     if turns:
         await batch.db.execute(
             "INSERT INTO lane AS l SELECT tenant, lane, turn_ms, NULL, NULL"
             " FROM unnest($1::text[], $2::text[], $3::bigint[]) n (tenant, lane, turn_ms)"
             " ON CONFLICT (tenant, lane) DO UPDATE SET turn_ms ="
             "  CASE WHEN l.blocked_on IS NULL AND l.turn_ms < excluded.turn_ms"
-            "   AND excluded.turn_ms = $4 AND NOT $5 THEN l.turn_ms ELSE excluded.turn_ms END,"
+            "   AND excluded.turn_ms = $4 AND l.tenant || ' ' || l.lane <> ALL($5::text[])"
+            "   THEN l.turn_ms ELSE excluded.turn_ms END,"
             " blocked_on = NULL, retry_ms = NULL",
             *zip(*turns, strict=True),
             now_ms,
-            served,
+            [f"{tenant} {lane}" for tenant, lane in served],
         )
     if empty:
         await batch.db.execute(
@@ -130,17 +149,20 @@ async def refresh(
     return now_are
 
 
-def _due_ms(lane: str, state: LaneState) -> int | None:
-    """When the next of a lane falls due that may go, as far as its queue is concerned."""
+def _first(lane: str, state: LaneState, *, now_ms: int) -> tuple[int | None, str | None]:
+    """When the next of a lane falls due that may go, as far as its queue is concerned, and
+    where it goes."""
+    waiting = state.waiting_ms, state.waiting_host
+    retrying = state.retrying_ms, state.retrying_host
     if queue_of(lane) is None:
-        return state.waiting_ms
+        return waiting
     if state.paused:
-        return None
+        return None, None
     if not state.free or state.waiting_ms is None:
-        return state.retrying_ms
-    if state.retrying_ms is None:
-        return state.waiting_ms
-    return min(state.waiting_ms, state.retrying_ms)
+        return retrying
+    if state.retrying_ms is None or state.retrying_ms > max(state.waiting_ms, now_ms):
+        return waiting
+    return retrying
 
 
 def _place_of(item: tuple[Place, Any]) -> Place:

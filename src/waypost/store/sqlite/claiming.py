@@ -11,7 +11,7 @@ import apsw
 
 from waypost.domain.lanes import key_of, queue_of
 from waypost.domain.message import Logged
-from waypost.domain.places import NODE, SUSPECT_AFTER
+from waypost.domain.places import BODIES, NODE, SUSPECT_AFTER
 from waypost.store.calls import Ask
 from waypost.store.protocol import Claim, Claimed
 from waypost.store.sqlite import flow_keys, lanes
@@ -44,7 +44,7 @@ class Claims:
         db, places = batch.db, ask.places
         for resource, room in places.openings():
             batch.on_rollback.append(partial(places.wait_for, resource))
-            if lanes.reopen(db, resource, count_max=room, turn_ms=ask.now_ms):
+            if lanes.reopen(db, resource, count_max=room):
                 places.wait_for(resource)
         lanes.reopen_for_retries(db, count_max=LANES_VISITED_MAX, now_ms=ask.now_ms)
         claiming = _Claiming(batch, ask)
@@ -131,12 +131,15 @@ class _Claiming:
         if not taken and blocked_on == NODE:
             return  # nothing happened here, and nothing is written
         self.permits.write()
-        lanes.refresh(self.db, tenant, lane, now_ms=self.ask.now_ms, served=True)
+        lanes.refresh(self.db, tenant, lane, now_ms=self.ask.now_ms, served=bool(taken))
         if isinstance(blocked_on, _Key):
             if key_of(lane) is None:  # the lane of the key itself waits already
                 self.permits.wait(tenant, lane, blocked_on)
         elif blocked_on is not None and blocked_on != NODE:
             lanes.block(self.db, tenant, lane, on=blocked_on, now_ms=self.ask.now_ms)
+            if blocked_on == BODIES and not taken:
+                # Others may fit, and are to be looked at; but who was served comes after it.
+                lanes.stand_back(self.db, tenant, lane, turn_ms=self.ask.now_ms - 1)
 
     def _read(self, tenant: str, lane: str, *, holding: int, count_max: int) -> str | None:
         """Claim up to `count_max` from the head; the resource that stopped us, if one did."""

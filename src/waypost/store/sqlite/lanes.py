@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import apsw
 from msgspec import Struct
 
-from waypost.domain.lanes import QUEUE, key_of, queue_lane, queue_of
+from waypost.domain.lanes import HOST, QUEUE, key_of, queue_lane, queue_of
 from waypost.store.sqlite import flow_keys
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.writer import Batch
@@ -48,16 +48,29 @@ def free(db: apsw.Connection, holds: Iterable[tuple[str, str, int]]) -> None:
     )
 
 
-def head_due_ms(db: apsw.Connection, tenant: str, lane: str, *, holding: int) -> int | None:
-    """When the first of those that wait with (or without) a place of the queue falls due."""
+class Head(Struct, frozen=True):
+    """One that waits at the head of a lane: when it falls due, and where it goes."""
+
+    due_ms: int
+    host: str
+
+
+def head_of(db: apsw.Connection, tenant: str, lane: str, *, holding: int) -> Head | None:
+    """The first of those that wait with (or without) a place of the queue."""
     found = query(
         db,
-        "SELECT due_ms FROM delivery"
+        "SELECT due_ms, host FROM delivery"
         " WHERE tenant = ? AND lane = ? AND holding = ? AND token IS NULL"
         " ORDER BY due_ms, number LIMIT 1",
         (tenant, lane, holding),
     ).fetchone()
-    return None if found is None else int(found[0])
+    return None if found is None else Head(*found)
+
+
+def head_due_ms(db: apsw.Connection, tenant: str, lane: str, *, holding: int) -> int | None:
+    """When the first of them falls due."""
+    head = head_of(db, tenant, lane, holding=holding)
+    return None if head is None else head.due_ms
 
 
 def refresh(
@@ -66,37 +79,44 @@ def refresh(
     """Work out when a lane's turn comes; when it does, or None.
 
     A lane that becomes ready joins the line now, as one does that was `served`;
-    one that stands in line already keeps its place.
+    one that stands in line already keeps its place.  One that waits for a host goes on
+    waiting, and has no turn, while that is where its next message goes.
     """
-    waiting_ms = head_due_ms(db, tenant, lane, holding=0)
-    retrying_ms = None
-    due_ms = waiting_ms
+    waiting = head_of(db, tenant, lane, holding=0)
+    retrying = None
+    first = waiting
     queue = queue_of(lane)
     if queue is not None:
-        retrying_ms = head_due_ms(db, tenant, lane, holding=1)
+        retrying = head_of(db, tenant, lane, holding=1)
         place = queue_place(db, tenant, queue)
         if place.paused:
-            due_ms = None
-        elif not place.free or waiting_ms is None:
-            due_ms = retrying_ms
-        elif retrying_ms is not None:
-            due_ms = min(waiting_ms, retrying_ms)
-    key = key_of(lane)
-    if key is not None and waiting_ms is not None:
-        opens_ms = flow_keys.opens_ms(db, tenant, key, now_ms=now_ms)
-        due_ms = None if opens_ms is None else max(waiting_ms, opens_ms)
-    if waiting_ms is None and retrying_ms is None:
+            first = None
+        elif retrying is not None and (
+            waiting is None or not place.free or retrying.due_ms <= max(waiting.due_ms, now_ms)
+        ):
+            first = retrying
+        elif not place.free:
+            first = None
+    if waiting is None and retrying is None:
         db.execute("DELETE FROM lane WHERE tenant = ? AND lane = ?", (tenant, lane))
         return None
-    turn_ms = None if due_ms is None else max(due_ms, now_ms)
-    stands_in_line = "blocked_on IS NULL AND turn_ms < excluded.turn_ms AND ?"
-    db.execute(
-        "INSERT INTO lane VALUES (?, ?, ?, NULL, NULL) ON CONFLICT (tenant, lane) DO UPDATE SET"
-        f" turn_ms = CASE WHEN {stands_in_line} THEN turn_ms ELSE excluded.turn_ms END,"
-        " blocked_on = NULL",
-        (tenant, lane, turn_ms, turn_ms == now_ms and not served),
-    )
-    return turn_ms
+    turn_ms = None if first is None else max(first.due_ms, now_ms)
+    key = key_of(lane)
+    if key is not None and turn_ms is not None:
+        opens_ms = flow_keys.opens_ms(db, tenant, key, now_ms=now_ms)
+        turn_ms = None if opens_ms is None else max(turn_ms, opens_ms)
+    waits_for = f"{HOST}{first.host}" if first is not None and turn_ms == now_ms else None
+    retry_ms = retrying.due_ms if retrying is not None and retrying.due_ms > now_ms else None
+    stands_in_line = "(blocked_on IS NULL OR blocked_on = ?4) AND turn_ms < ?3 AND ?5"
+    [blocked_on] = query(
+        db,
+        "INSERT INTO lane VALUES (?1, ?2, ?3, NULL, NULL) ON CONFLICT (tenant, lane) DO UPDATE SET"
+        f" turn_ms = CASE WHEN {stands_in_line} THEN turn_ms ELSE ?3 END,"
+        " blocked_on = CASE WHEN blocked_on = ?4 THEN blocked_on END, retry_ms = ?6"
+        " RETURNING blocked_on",
+        (tenant, lane, turn_ms, waits_for, turn_ms == now_ms and not served, retry_ms),
+    ).fetchone()
+    return None if blocked_on is not None else turn_ms
 
 
 def block(db: apsw.Connection, tenant: str, lane: str, *, on: str, now_ms: int) -> None:
@@ -104,9 +124,9 @@ def block(db: apsw.Connection, tenant: str, lane: str, *, on: str, now_ms: int) 
     a place of the queue falls due."""
     retry_ms = None
     if queue_of(lane) is not None:
-        retry_ms = head_due_ms(db, tenant, lane, holding=1)
-        if retry_ms is not None and retry_ms <= now_ms:
-            retry_ms = None  # it is the one that was refused
+        retrying = head_of(db, tenant, lane, holding=1)
+        if retrying is not None and retrying.due_ms > now_ms:  # else it is what was refused
+            retry_ms = retrying.due_ms
     db.execute(
         "UPDATE lane SET blocked_on = ?, retry_ms = ? WHERE tenant = ? AND lane = ?",
         (on, retry_ms, tenant, lane),
@@ -149,11 +169,15 @@ def is_blocked_on(db: apsw.Connection, resource: str) -> bool:
     return found.fetchone() is not None
 
 
-def reopen(db: apsw.Connection, resource: str, *, count_max: int, turn_ms: int) -> bool:
-    """Let some lanes that wait for a resource join the line, those first that were refused
-    first; whether more may be waiting for it."""
+def reopen(
+    db: apsw.Connection, resource: str, *, count_max: int, turn_ms: int | None = None
+) -> bool:
+    """Let some lanes that wait for a resource join the line, those first that have waited
+    longest: at `turn_ms`, else at the places that they have kept.  Whether more may be
+    waiting for it."""
     db.execute(
-        "UPDATE lane SET blocked_on = NULL, turn_ms = ? WHERE (tenant, lane) IN"
+        "UPDATE lane SET blocked_on = NULL, turn_ms = coalesce(?, turn_ms)"
+        " WHERE (tenant, lane) IN"
         " (SELECT tenant, lane FROM lane WHERE blocked_on = ? ORDER BY turn_ms LIMIT ?)",
         (turn_ms, resource, count_max),
     )
