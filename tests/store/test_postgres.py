@@ -1,5 +1,5 @@
-"""What is true of the PostgreSQL engine alone: what a claim costs, who runs again, what a commit
-that is in doubt leaves behind, and that a pooler may stand between."""
+"""What is true of the PostgreSQL engine alone: what a claim costs, who runs again, who waits for
+whom, what a commit that is in doubt leaves behind, and that a pooler may stand between."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from tests.store.bench import Bench, ids, queued
+from tests.store.bench import Bench, id_of, ids, queued
 from tests.support.databases import Databases, connected
 from tests.support.factory import HOUR, T0, a_draft, some_places
 from tests.support.lacking import LACKING
@@ -20,10 +20,10 @@ from tests.support.waiting import PATIENCE_S, until
 from waypost.domain.errors import Invalid, StoreUnavailable
 from waypost.domain.flow import Flow
 from waypost.domain.lanes import Place
-from waypost.store.postgres import flow_keys
+from waypost.store.postgres import flow_keys, messages
 from waypost.store.postgres.database import Connection, migrate
 from waypost.store.postgres.store import PostgresStore, open_postgres
-from waypost.store.postgres.writer import Batch
+from waypost.store.postgres.writer import BATCH_BYTES_MAX, Batch
 
 Connect = Callable[..., Awaitable[PostgresStore]]
 
@@ -159,6 +159,115 @@ async def test_a_fault_of_one_call_is_that_calls_alone(url: str, join: Connect) 
 
     assert answers[::2] == ["1", "3"]
     assert isinstance(answers[1], asyncpg.DataError)
+
+
+async def test_to_catch_up_is_to_run_what_was_asked_before_and_nothing_that_comes_later(
+    url: str, join: Connect
+) -> None:
+    writer = (await join(url)).writer
+    gates = {n: asyncio.Event() for n in (1, 2, 3)}
+
+    async def run(_batch: Batch, calls: list[int]) -> list[int]:
+        async with asyncio.timeout(PATIENCE_S):
+            for call in calls:
+                await gates[call].wait()
+        return calls
+
+    def ask(number: int) -> asyncio.Future[int]:
+        return writer.call(run, number, size=BATCH_BYTES_MAX)  # a batch for each
+
+    first, second = ask(1), ask(2)
+    caught_up = asyncio.create_task(writer.catch_up())
+    await asyncio.sleep(0)
+    later = ask(3)
+
+    gates[1].set()
+    await first
+    assert not caught_up.done()
+    gates[2].set()
+    await caught_up
+    assert await second == 2
+    assert not later.done()
+    gates[3].set()
+    assert await later == 3
+
+
+# Who looks
+
+
+class Gate:
+    """Looks at a message stand here until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.standing = 0
+        self._open = asyncio.Event()
+        self._one = messages.one
+        monkeypatch.setattr(messages, "one", self._stand)
+
+    async def _stand(self, db: Connection, tenant: str, message_id: str) -> Any:
+        self.standing += 1
+        await self._open.wait()
+        return await self._one(db, tenant, message_id)
+
+    async def full(self) -> None:
+        """Wait until some stand here."""
+
+        async def some() -> bool:
+            return bool(self.standing)
+
+        await until(some)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def gate(join: Connect, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.open()  # before nodes are closed
+
+
+@pytest.mark.parametrize("connections_max", [3, 10])
+async def test_nobody_who_writes_and_no_loop_waits_for_those_who_look(
+    url: str, join: Connect, gate: Gate, connections_max: int
+) -> None:
+    store = await join(url, connections_max=connections_max)
+    bench, draft = Bench(store), a_draft()
+    looking = [asyncio.create_task(store.message("acme", id_of(draft))) for _ in range(20)]
+    await gate.full()
+
+    async with asyncio.timeout(PATIENCE_S):
+        await bench.add_waiting(draft)
+        [claim] = await bench.claim()
+        await bench.deliver(claim)
+        await asyncio.gather(
+            store.url_group("acme", "everyone"),
+            store.due_schedules(now_ms=T0, count_max=10, bytes_max=1_000),
+            store.changed(),
+            store.tokens(),
+            store.tenants(),
+            store.pulse(now_ms=T0),
+        )
+
+    assert 1 <= gate.standing < connections_max
+    gate.open()
+    await asyncio.gather(*looking)
+
+
+async def test_who_gives_up_before_its_turn_to_look_keeps_nobody_else_from_theirs(
+    url: str, join: Connect, gate: Gate
+) -> None:
+    store = await join(url)
+    looking = [asyncio.create_task(store.message("acme", "msg_none")) for _ in range(20)]
+    await gate.full()
+
+    for look in looking[:-1]:
+        look.cancel()
+    gate.open()
+
+    assert await looking[-1] is None
+    assert await store.message("acme", "msg_none") is None
 
 
 # Commits in doubt

@@ -110,8 +110,8 @@ class Dispatcher:
 
         How many were released.
         """
-        # What was being accepted may still be handed over: a release of nothing comes
-        # after the batch that is under way.
+        # What is being accepted may still be handed over: a release of nothing returns
+        # after that.
         await self._deliveries.release([], now_ms=self._clock.now_ms())
         ends = [asyncio.ensure_future(event.wait()) for event in (self._none_left, hurry)]
         await asyncio.wait(ends, timeout=wait_ms / 1000, return_when=asyncio.FIRST_COMPLETED)

@@ -409,7 +409,8 @@ class Deliveries(Protocol):
     async def release(self, claims: Sequence[Claim], *, now_ms: int) -> None:
         """Give claims back undelivered; it is not counted as an interruption (D18).
 
-        Claims that were lost are passed over.
+        Claims that were lost are passed over.  When it returns, what was asked before has
+        handed its births over, be there claims to give back or not.
         """
         ...
 

@@ -73,10 +73,15 @@ class Life:
         return count
 
     async def end(self) -> None:
-        """Finish what was asked, and end the lease: others take over at once what is left."""
+        """Finish what was asked, and end the lease: others take over at once what is left.
+
+        Nothing begins any more.  What is claimed meanwhile can still be given back.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._until_s = 0.0
+        await self.writer.catch_up()  # what this hands over is released before the writer closes
         await self.writer.close()
         with suppress(*_FAULTS), as_problems("end the lease"):
             async with asyncio.timeout(self._rest_s), lent(self._pool) as db:

@@ -110,6 +110,15 @@ CONNECTIONS_MAX = 10
 STATEMENTS_CACHED = 256
 STATEMENT_S_MAX = 30.0
 
+LOOKS_MAX = 2
+"""So many connections are lent at most to callers who look, however many they are, and as many to
+the node itself, which looks for schedules that are due, for the URL group that a publish names, and
+how the store is.  Of the 9 beside the heart's (`CONNECTIONS_MAX`) that leaves 5 to the lines of the
+writer: to adds, claims, settles and two more kinds at one moment."""
+
+LOOKS_SHARE = 4
+"""Where there are fewer connections, each of the two has this part of them, and at least one."""
+
 CLOSE_S = 5.0
 """How long connections may take to close."""
 
@@ -183,6 +192,9 @@ class PostgresStore:
         self._claim = claiming.Claims().claim
         self._counts = Kept()
         self._people_version: int | None = None
+        looks_max = max(1, min(LOOKS_MAX, pool.get_max_size() // LOOKS_SHARE))
+        self._callers = asyncio.Semaphore(looks_max)
+        self._own = asyncio.Semaphore(looks_max)
         self.interrupted = interrupted
         self.writer = life.writer
 
@@ -246,6 +258,7 @@ class PostgresStore:
     async def release(self, claims: Sequence[Claim], *, now_ms: int) -> None:
         with self._putting_down(*claims):
             await self.writer.call(settling.release, Release(claims, now_ms))
+        await self.writer.catch_up()  # it has overtaken what goes in other lines
 
     @contextmanager
     def _putting_down(self, *claims: Claim) -> Iterator[None]:
@@ -353,7 +366,7 @@ class PostgresStore:
         return await self._look(lambda db: queues.all_of(db, tenant))
 
     async def url_group(self, tenant: str, name_or_id: str) -> UrlGroup | None:
-        return await self._look(lambda db: url_groups.one(db, tenant, name_or_id))
+        return await self._look(lambda db: url_groups.one(db, tenant, name_or_id), own=True)
 
     async def url_groups(self, tenant: str) -> list[UrlGroup]:
         return await self._look(lambda db: url_groups.all_of(db, tenant))
@@ -366,7 +379,8 @@ class PostgresStore:
 
     async def due_schedules(self, *, now_ms: int, count_max: int, bytes_max: int) -> DueSchedules:
         return await self._look(
-            lambda db: schedules.due(db, now_ms=now_ms, count_max=count_max, bytes_max=bytes_max)
+            lambda db: schedules.due(db, now_ms=now_ms, count_max=count_max, bytes_max=bytes_max),
+            own=True,
         )
 
     async def flow_key(self, tenant: str, name: str, *, now_ms: int) -> FlowKeyState | None:
@@ -378,23 +392,31 @@ class PostgresStore:
         )
 
     async def tenants(self) -> list[Tenant]:
-        return await self._look(people.tenants)
+        return await self._look(people.tenants, own=True)
 
     async def tokens(self) -> list[Token]:
-        return await self._look(people.tokens)
+        return await self._look(people.tokens, own=True)
 
     async def changed(self) -> bool:
-        version = await self._look(people.version)
+        version = await self._look(people.version, own=True)
         changed, self._people_version = version != self._people_version, version
         return changed
 
     async def pulse(self, *, now_ms: int) -> Pulse:
         shut = self.writer.shut.names()
-        return await self._look(lambda db: upkeep.pulse(db, self._counts, shut=shut, now_ms=now_ms))
+        return await self._look(
+            lambda db: upkeep.pulse(db, self._counts, shut=shut, now_ms=now_ms), own=True
+        )
 
-    async def _look(self, look: Callable[[Connection], Awaitable[T]]) -> T:
-        """Run `look` on a snapshot.  Raises StoreUnavailable when the database is away."""
-        async with snapshot(self._pool, "read the database") as db:
+    async def _look(self, look: Callable[[Connection], Awaitable[T]], *, own: bool = False) -> T:
+        """Run `look` on a snapshot, in its turn: the node's `own` wait for no caller's.
+
+        Raises StoreUnavailable when the database is away.
+        """
+        async with (
+            self._own if own else self._callers,
+            snapshot(self._pool, "read the database") as db,
+        ):
             return await look(db)
 
     # DeadLetters

@@ -235,16 +235,29 @@ class Line:
         self._operation = operation
         self._waiting: list[_Call] = []
         self._wake = asyncio.Event()
+        self.asked = 0
+        self._ran = 0
+        self._batch_ended = asyncio.Event()
         self.task = asyncio.create_task(self._run(), name=f"store {operation.__name__}")
 
     def call(self, call: _Call) -> None:
         self._waiting.append(call)
+        self.asked += 1
         self._wake.set()
+
+    async def have_run(self, count: int) -> None:
+        """Wait until so many calls have been run, be their callers still there or not."""
+        while self._ran < count:
+            await self._batch_ended.wait()
 
     async def _run(self) -> None:
         while True:
             if self._waiting:
-                await self._writer.transact(self._operation, self._take())
+                calls = self._take()
+                await self._writer.transact(self._operation, calls)
+                self._ran += len(calls)
+                self._batch_ended.set()  # wakes those who wait now
+                self._batch_ended.clear()
             elif self._writer.closing:
                 return
             else:
@@ -299,6 +312,11 @@ class Writer:
             line = self._lines[operation] = Line(self, operation)
         line.call(_Call(arguments, size, done))
         return done
+
+    async def catch_up(self) -> None:
+        """Return once what was asked before has been run, in all lines."""
+        for line, asked in [(line, line.asked) for line in self._lines.values()]:
+            await line.have_run(asked)
 
     async def close(self) -> None:
         """Finish what was asked."""
