@@ -1,18 +1,26 @@
 """What a store promises of schedules: no change is lost, and no fire time runs twice."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from tests.store.bench import Bench
-from tests.store.conftest import Open
+from tests.store.conftest import DATABASES, IN_MEMORY, Open
+from tests.support.databases import Databases
 from tests.support.factory import MINUTE, T0, a_draft, a_schedule
-from waypost.domain.errors import LimitReached, NotFound, StoreFull
+from waypost.domain.errors import LimitReached, NotFound, StoreFull, Unauthenticated
 from waypost.domain.message import Callback, Logged
 from waypost.domain.schedules import Schedule
-from waypost.store.protocol import Draft, Store
+from waypost.domain.signing import SigningKeys
+from waypost.store.postgres.people import PeopleDatabase
+from waypost.store.postgres.store import open_postgres
+from waypost.store.protocol import Draft, People, Store, Tenant
+from waypost.store.sqlite.people import PeopleFile
+from waypost.store.sqlite.store import SqliteStore
 
 
 async def keep(store: Store, schedule: Schedule, body: bytes = b"hello") -> None:
@@ -397,6 +405,78 @@ async def test_below_the_watermark_nothing_is_made_and_what_is_there_may_be_chan
         assert await kept(store) == schedule
         assert await fire(Bench(store), schedule)
         assert await store.change_schedule("acme", "s", lambda _: None) is None
+
+
+@pytest.fixture
+async def with_people(
+    engine: str, tmp_path: Path, databases: Callable[[str], Databases]
+) -> AsyncIterator[tuple[Store, People]]:
+    """A store, and its people as the command line changes them beside the server."""
+    if engine == IN_MEMORY:
+        pytest.skip("no command line comes to a store in memory")
+    async with AsyncExitStack() as stack:
+        store: Store
+        people: PeopleFile | PeopleDatabase
+        if engine in DATABASES:
+            url = await stack.enter_context(databases(engine).lending())()
+            store, people = await open_postgres(url, now_ms=T0), PeopleDatabase(url)
+        else:
+            path = str(tmp_path / "waypost.db")
+            store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+            people = PeopleFile(path)
+        stack.push_async_callback(store.close)
+        stack.callback(people.close)
+        yield store, people
+
+
+def a_tenant(tenant_id: str = "acme") -> Tenant:
+    return Tenant(id=tenant_id, created_ms=T0, keys=SigningKeys("sig_a", "sig_b"))
+
+
+async def test_a_tenant_who_was_revoked_changes_no_schedule_and_others_do(
+    with_people: tuple[Store, People],
+) -> None:
+    """Requests that were let in before may still be on their way.  That there is no such
+    tenant at all is how development users are."""
+    store, people = with_people
+    paused, live = a_schedule(paused=True), a_schedule(next_ms=T0)
+    new = a_schedule("new", next_ms=T0)
+    for tenant in ("acme", "other"):
+        await people.add_tenant(a_tenant(tenant))
+    await keep(store, paused)
+    await people.revoke_tenant("acme")
+
+    for schedule_id, after in (("s", live), ("s", None), ("new", new)):
+        with pytest.raises(Unauthenticated):
+            await store.change_schedule("acme", schedule_id, lambda _, it=after: it, body=b"new")
+    for tenant in ("other", "nobody"):
+        await keep(store, a_schedule(tenant=tenant, next_ms=T0))
+
+    [seen] = await store.schedules("acme", bytes_max=1_000)
+    assert (seen.schedule, seen.body) == (paused, b"hello")
+    assert {schedule.tenant for schedule, _ in (await due(store)).due} == {"other", "nobody"}
+
+
+async def test_no_schedule_outlives_its_tenant_however_the_two_meet(
+    with_people: tuple[Store, People],
+) -> None:
+    store, people = with_people
+
+    async def make_until_refused(tenant: str) -> None:
+        for n in range(1_000):
+            schedule = a_schedule(f"s{n}", tenant=tenant, next_ms=T0)
+            try:
+                await keep(store, schedule)
+            except Unauthenticated:
+                return
+
+    for n in range(3):
+        await people.add_tenant(a_tenant(f"t{n}"))
+        async with asyncio.TaskGroup() as both:
+            both.create_task(make_until_refused(f"t{n}"))
+            both.create_task(people.revoke_tenant(f"t{n}"))
+
+    assert (await due(store)).due == []
 
 
 @pytest.mark.parametrize("schedule_id", ["", "s\x00", "%", "'"])

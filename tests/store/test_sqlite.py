@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import apsw
 import pytest
 
 from tests.store.bench import Bench, queued
-from tests.support.factory import DAY, HOUR, OK, T0, a_callback, a_draft, some_places
+from tests.support.factory import DAY, HOUR, OK, T0, a_callback, a_draft, a_schedule, some_places
 from waypost.domain.attempt import Delivered
 from waypost.domain.errors import Invalid, NotFound, StoreBroken, StoreFull, StoreUnavailable
 from waypost.domain.filters import Filter
@@ -25,6 +26,7 @@ from waypost.store.protocol import LogFilter, LogView, Retention, Tenant, Token,
 from waypost.store.sqlite import database, upkeep, writer
 from waypost.store.sqlite.database import MIGRATIONS, Locked, Unusable
 from waypost.store.sqlite.people import PeopleFile
+from waypost.store.sqlite.readers import READERS, RESTS
 from waypost.store.sqlite.store import MEMORY, SqliteStore
 
 SCHEMA = Path(database.__file__).with_name("schema.sql")
@@ -451,6 +453,44 @@ async def test_the_dates_of_the_log_are_found_by_an_index() -> None:
     await store.close()
 
 
+async def test_the_run_of_a_schedule_is_found_by_its_messages() -> None:
+    """However much has been logged since: else each would be looked for from the log's end."""
+    store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
+    schedule = a_schedule(run=["msg_a"])
+    await store.change_schedule("acme", schedule.id, lambda _: schedule, body=b"")
+    seen: list[str] = []
+    store.writer.db.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: seen.append(str(event["sql"])))
+    assert await store.schedule("acme", schedule.id) is not None
+    store.writer.db.trace_v2(0)
+
+    [sql] = [sql for sql in seen if "FROM event" in sql]
+    plan = store.writer.db.execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?"))
+    assert any("event_message" in row[3] and "message_id=?" in row[3] for row in plan), sql
+    await store.close()
+
+
+async def test_who_waited_for_a_reader_rests_no_longer_for_that(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested: list[float] = []
+    rest = asyncio.sleep
+
+    async def rests(rest_s: float) -> None:
+        rested.append(rest_s)
+        await rest(0)
+
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    await store._readers.look(lambda _: None)
+    monkeypatch.setattr(asyncio, "sleep", rests)
+    took_s = 0.05
+    slow = [store._readers.look(lambda _: time.sleep(took_s)) for _ in range(READERS)]
+
+    await asyncio.gather(*slow, store._readers.look(lambda _: None))
+
+    assert len([rest_s for rest_s in rested if rest_s >= RESTS * took_s]) == READERS
+    await store.close()
+
+
 async def test_the_log_of_a_message_is_found_by_its_id() -> None:
     store = SqliteStore(MEMORY, free_bytes_min=0, now_ms=T0)
     seen: set[str] = set()
@@ -733,9 +773,7 @@ async def test_bulk_calls_share_a_sync_and_none_is_answered_before_it(
     await store.close()
 
 
-async def _unsynced(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> list[asyncio.Task[int]]:
+async def _unsynced(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Task[int]]:
     """Two bulk calls that are done, and wait for a sync that does not come by itself."""
     resting = asyncio.Event()
     rest = store.writer._rest

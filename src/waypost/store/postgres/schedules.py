@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from waypost.domain.errors import LimitReached
+from waypost.domain.errors import LimitReached, Unauthenticated
 from waypost.domain.lanes import Place
 from waypost.domain.message import Logged
 from waypost.domain.schedules import Schedule
@@ -110,8 +110,30 @@ async def due(db: Connection, *, now_ms: int, count_max: int, bytes_max: int) ->
 
 
 async def change(batch: Batch, calls: list[ScheduleChange]) -> list[Schedule | Exception | None]:
-    """Change schedules; see `Schedules.change_schedule`."""
-    return await one_by_one(batch, calls, lambda call: (call.tenant, call.id), _change)
+    """Change schedules; see `Schedules.change_schedule`.
+
+    A caller may have been let in before the tenant was revoked, and be here only now.
+    """
+    revoked = await _revoked(batch.db, {call.tenant for call in calls})
+
+    async def change_of_live(batch: Batch, call: ScheduleChange) -> Schedule | Exception | None:
+        if call.tenant in revoked:
+            return Unauthenticated(f"the tenant {call.tenant} was revoked")
+        return await _change(batch, call)
+
+    return await one_by_one(batch, calls, lambda call: (call.tenant, call.id), change_of_live)
+
+
+async def _revoked(db: Connection, tenants: Iterable[str]) -> set[str]:
+    """Those of the tenants who were revoked.  Nobody revokes one until this transaction ends.
+
+    Whoever revokes has the tenant before the schedules, so this comes before theirs too.
+    """
+    rows = await db.fetch(
+        "SELECT id, revoked FROM tenant WHERE id = ANY($1::text[]) ORDER BY id FOR SHARE",
+        list(tenants),
+    )
+    return {row[0] for row in rows if row[1]}
 
 
 async def _change(batch: Batch, call: ScheduleChange) -> Schedule | Exception | None:

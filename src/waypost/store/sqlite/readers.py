@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -44,9 +45,7 @@ class Readers:
         if self._shared is not None:
             return look(self._shared)
         loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        seen = await loop.run_in_executor(self._threads, self._look, look)
-        took_s = loop.time() - began_s
+        seen, took_s = await loop.run_in_executor(self._threads, self._look, look)
         if took_s > LONG_S:
             await asyncio.sleep(RESTS * took_s)
         return seen
@@ -57,10 +56,13 @@ class Readers:
         for db in self._opened:
             db.close()
 
-    def _look(self, look: Callable[[apsw.Connection], T]) -> T:
+    def _look(self, look: Callable[[apsw.Connection], T]) -> tuple[T, float]:
+        """What was seen, and how long it took (s), without the wait for this thread."""
+        began_s = time.monotonic()
         db: apsw.Connection | None = getattr(self._own, "db", None)
         if db is None:
             db = self._own.db = connect(self._path, read_only=True)
             self._opened.append(db)
         with as_problems("read the database"), transaction(db, kind="DEFERRED"):
-            return look(db)
+            seen = look(db)
+        return seen, time.monotonic() - began_s

@@ -3,7 +3,7 @@ beside it."""
 
 import apsw
 
-from waypost.domain.errors import LimitReached, StoreFull
+from waypost.domain.errors import LimitReached, StoreFull, Unauthenticated
 from waypost.domain.message import Logged
 from waypost.domain.schedules import Schedule
 from waypost.store import quotas
@@ -91,13 +91,19 @@ def due(db: apsw.Connection, *, now_ms: int, count_max: int, bytes_max: int) -> 
 def change(
     batch: Batch, calls: list[ScheduleChange], *, refusing: str | None
 ) -> list[Schedule | Exception | None]:
-    """Change schedules; see `Schedules.change_schedule`.  `refusing`: why none may grow."""
+    """Change schedules; see `Schedules.change_schedule`.  `refusing`: why none may grow.
+
+    A caller may have been let in before the tenant was revoked, and be here only now.
+    """
     return [_change(batch.db, call, refusing) for call in calls]
 
 
 def _change(
     db: apsw.Connection, call: ScheduleChange, refusing: str | None
 ) -> Schedule | Exception | None:
+    revoked = "SELECT 1 FROM tenant WHERE id = ? AND revoked"
+    if query(db, revoked, (call.tenant,)).fetchone() is not None:
+        return Unauthenticated(f"the tenant {call.tenant} was revoked")
     place = (call.tenant, call.id)
     found = query(db, "SELECT facts FROM schedule WHERE tenant = ? AND id = ?", place).fetchone()
     before = None if found is None else read(found[0], *place)
@@ -184,7 +190,7 @@ def _run(db: apsw.Connection, schedule: Schedule) -> dict[str, Logged]:
     for message_id in schedule.run:
         found = query(
             db,
-            "SELECT state FROM event WHERE tenant = ? AND message_id = ?"
+            "SELECT state FROM event INDEXED BY event_message WHERE tenant = ? AND message_id = ?"
             " ORDER BY time_ms DESC, number DESC LIMIT 1",
             (schedule.tenant, message_id),
         ).fetchone()
