@@ -2,10 +2,11 @@
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waypost.domain.deduplication import WINDOW_MS, dedup_key, group_dedup_keys
+from waypost.domain.deduplication import KEY_BYTES_MAX, WINDOW_MS, dedup_key, group_dedup_keys
 
 CONTENT = {"url": "https://example.com", "header": {"Content-Type": ["text/plain"]}, "body": b"hi"}
 HEADERS = st.dictionaries(
@@ -82,6 +83,33 @@ def test_content_is_destination_body_and_headers():  # W54, W56
 def test_the_order_of_header_names_makes_no_difference():
     one, two = {"A": ["1"], "B": ["2"]}, {"B": ["2"], "A": ["1"]}
     assert _by_content(header=one) == _by_content(header=two)
+
+
+@pytest.mark.parametrize("character", ["a", "\xe9", "\u4e2d", "\U0001f600"])
+def test_a_key_stays_as_it_is_up_to_a_length_and_is_a_hash_beyond_it(character):
+    spent = len(b"id:")
+    fits = character * ((KEY_BYTES_MAX - spent) // len(character.encode()))
+
+    def of_id(text):
+        return dedup_key(deduplication_id=text, content_based=False, **CONTENT)
+
+    assert of_id(fits) == f"id:{fits}"
+    too_long = [of_id(fits + more) for more in (character, character * 2, "bbbb")]
+    assert all(re.fullmatch("long:[0-9a-f]{64}", key) for key in too_long)
+    assert len(set(too_long)) == 3
+
+
+def test_long_keys_of_a_group_differ_in_url_and_group_and_id():
+    urls = [f"{url}/".ljust(8_192, "x") for url in URLS]
+    keys = [
+        *_of_group(urls=urls),
+        *_of_group("h", urls=urls),
+        *_of_group(urls=urls, deduplication_id="a"),
+        *_of_group("h", urls=urls, deduplication_id="a"),
+        *_of_group(urls=urls, deduplication_id="b"),
+    ]
+    assert len(set(keys)) == len(keys) == 10
+    assert all(len(key.encode()) <= KEY_BYTES_MAX for key in keys)
 
 
 @given(st.tuples(HEADERS, st.binary(max_size=4)), st.tuples(HEADERS, st.binary(max_size=4)))

@@ -1,5 +1,7 @@
 """Claims about header hygiene."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from waypost.domain.errors import Invalid
 from waypost.domain.header_fields import (
     COUNT_MAX,
+    KEPT_CHARS_MAX,
     NAME_BYTES_MAX,
     TOTAL_BYTES_MAX,
     VALUE_BYTES_MAX,
@@ -15,6 +18,7 @@ from waypost.domain.header_fields import (
     checked_value,
     end_to_end,
     forwardable,
+    gathered,
 )
 
 TCHAR = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -100,6 +104,31 @@ def test_other_fields_travel(name):
 def test_what_connection_names_stays_behind():
     header = {"Connection": ["x-a, CLOSE", "X-b"], "X-A": ["1"], "X-B": ["2"], "X-C": ["3"]}
     assert end_to_end(header) == {"X-C": ["3"]}
+
+
+@pytest.mark.parametrize("length", [1, KEPT_CHARS_MAX, KEPT_CHARS_MAX + 1, 64_000])
+def test_fields_of_one_name_are_gathered_in_their_order_however_long_it_is(length):
+    name = "-".join("x" * length)[:length]
+
+    header = gathered([(name, "1"), ("y", "2"), (name.upper(), "3")])
+
+    assert header == {name.upper(): ["1", "3"], "Y": ["2"]}
+
+
+def test_names_that_others_choose_take_no_memory_however_long_they_are():
+    """A destination chooses those of its answers, a publisher what `Connection` says."""
+    names = [f"x{n}-".ljust(60_000, "a") for n in range(50)]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for name in names:
+            gathered([(name, "1")])
+            end_to_end({"Connection": [name]})
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert after - before < 100_000
 
 
 def test_a_header_has_a_largest_count_and_size():

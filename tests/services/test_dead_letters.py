@@ -8,7 +8,15 @@ import pytest
 from tests.store.bench import Bench
 from tests.support.clock import SetClock
 from tests.support.factory import SECOND, T0, a_draft
-from waypost.domain.errors import Invalid, LimitReached, NotFound, RateLimited
+from waypost.domain.errors import (
+    Invalid,
+    LimitReached,
+    NotFound,
+    Problem,
+    RateLimited,
+    StoreFull,
+    StoreUnavailable,
+)
 from waypost.domain.filters import EVERYTHING, Filter
 from waypost.domain.options import Limits
 from waypost.services.dead_letters import DeadLetters
@@ -149,6 +157,27 @@ async def test_what_is_not_published_uses_up_no_quota(
     assert rates.messages_room("acme", 5_000) == 1_000
     await letters.retry("acme", letter.id, header=[(b"upstash-queue-name", b"b")])
     assert rates.messages_room("acme", 5_000) == 999
+
+
+@pytest.mark.parametrize("fault", [StoreUnavailable, StoreFull])
+async def test_what_the_store_does_not_retry_uses_up_no_quota(
+    bench: Bench,
+    letters: DeadLetters,
+    rates: Rates,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: type[Problem],
+) -> None:
+    await fail(bench, 25)
+
+    async def refuse(*_args: Any, **_more: Any) -> None:
+        raise fault("not now")
+
+    monkeypatch.setattr(bench.store, "retry_dead_letters", refuse)
+    for _ in range(3):
+        with pytest.raises(fault):
+            await letters.retry_many("acme", EVERYTHING, cursor=None, count_max=None, header=[])
+
+    assert rates.messages_room("acme", 5_000) == 1_000
 
 
 @pytest.mark.parametrize("looked_at", [1, 2, 5_000])

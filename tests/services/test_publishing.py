@@ -1,5 +1,6 @@
 """Publishing: from raw bytes to a message on disk, or to a refusal that names the fault."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,11 +9,20 @@ from msgspec import structs
 from tests.store.bench import Bench
 from tests.support.clock import SetClock
 from tests.support.factory import MINUTE, T0, some_places
-from waypost.domain.errors import Invalid, NotFound, Problem, QuotaExceeded
+from waypost.domain.errors import (
+    Invalid,
+    LimitReached,
+    NotFound,
+    Problem,
+    QuotaExceeded,
+    StoreFull,
+    StoreUnavailable,
+)
 from waypost.domain.message import Message
 from waypost.domain.options import Limits
 from waypost.domain.url_groups import Endpoint, UrlGroup
 from waypost.services.publishing import Incoming, Publishing, Receipt
+from waypost.services.rates import Rates
 from waypost.store.protocol import Births, Claim
 from waypost.store.sqlite.store import SqliteStore
 from waypost.telemetry import Telemetry
@@ -30,8 +40,13 @@ def telemetry() -> Telemetry:
 
 
 @pytest.fixture
+def rates(clock: SetClock) -> Rates:
+    return Rates(clock, messages_per_day_max=1_000)
+
+
+@pytest.fixture
 def publishing(
-    store: SqliteStore, clock: SetClock, telemetry: Telemetry, born: list[Claim]
+    store: SqliteStore, clock: SetClock, telemetry: Telemetry, born: list[Claim], rates: Rates
 ) -> Publishing:
     return Publishing(
         store,
@@ -42,6 +57,7 @@ def publishing(
         births=Births(some_places(), born.append),
         refusal_of_host=Egress().refusal_of_host,
         entropy=_Counting().bits,
+        rates=rates,
     )
 
 
@@ -348,3 +364,51 @@ async def test_what_is_wrong_is_refused_by_name_and_nothing_is_kept(
         await _ask(publishing, url, **more)
 
     assert await Bench(store).log() == []
+
+
+async def _in_a_batch(publishing: Publishing) -> None:
+    one = Incoming(
+        destination=A.encode(), query=b"", header=[], body=b"hello", caller_ip="192.0.2.7"
+    )
+    await publishing.publish_all("acme", [one] * 3)
+
+
+WAYS = {"one": _publish, "group": _fan_out, "batch": _in_a_batch}
+
+
+@pytest.mark.parametrize("fault", [StoreUnavailable, StoreFull, LimitReached])
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_the_store_does_not_accept_uses_up_no_quota(
+    publishing: Publishing,
+    store: SqliteStore,
+    rates: Rates,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    fault: type[Problem],
+) -> None:
+    await _group(store)
+    await _publish(publishing)
+
+    async def refuse(*_args: Any, **_more: Any) -> None:
+        raise fault("not now")
+
+    monkeypatch.setattr(store, "add", refuse)
+    for _ in range(3):
+        with pytest.raises(fault):
+            await WAYS[way](publishing)
+
+    assert rates.messages_room("acme", 5_000) == 999
+
+
+async def test_a_publish_that_is_cancelled_counts_for_the_store_may_accept_it(
+    publishing: Publishing, store: SqliteStore, rates: Rates
+) -> None:
+    publish = asyncio.create_task(_publish(publishing))
+    await asyncio.sleep(0)
+    publish.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publish
+    await _publish(publishing)
+
+    created = [one for one in await Bench(store).log() if one.state == "CREATED"]
+    assert (len(created), rates.messages_room("acme", 5_000)) == (2, 998)

@@ -1,6 +1,8 @@
 """What `Deliveries` promises: added, claimed, settled, released, cancelled."""
 
 import asyncio
+from random import Random
+from string import ascii_letters
 
 import pytest
 
@@ -8,7 +10,10 @@ from tests.store.bench import Bench, id_of, ids, queued
 from tests.store.conftest import Open
 from tests.support.factory import ERROR, HOUR, MINUTE, OK, SECOND, T0, a_draft, some_places
 from waypost.domain.attempt import Delivered, GiveUp, Outcome, TryAgain
+from waypost.domain.deduplication import dedup_key, group_dedup_keys
+from waypost.domain.destination import URL_BYTES_MAX
 from waypost.domain.errors import StaleClaim, StoreFull
+from waypost.domain.options import DEDUPLICATION_ID_CHARS_MAX, NAME_CHARS_MAX
 from waypost.domain.places import INTERRUPTED_MAX, SUSPECT_AFTER, Sign
 from waypost.store.protocol import LogFilter
 
@@ -179,6 +184,40 @@ async def test_a_key_belongs_to_its_tenant(bench: Bench) -> None:
     [accepted] = await bench.add(a_draft(dedup_key="id:a", tenant="other"))
 
     assert not accepted.deduplicated
+
+
+async def test_the_longest_id_and_the_longest_urls_make_keys_as_short_ones_do(
+    bench: Bench,
+) -> None:
+    """Of characters that no index can compress."""
+    random = Random(1)
+    long_id = "".join(
+        chr(random.randrange(0x1_0000, 0x1_F000)) for _ in range(DEDUPLICATION_ID_CHARS_MAX)
+    )
+    urls = [
+        f"https://{name}.example/".ljust(40, "/") + "".join(random.choices(ascii_letters, k=8_152))
+        for name in "ab"
+    ]
+    assert {len(url) for url in urls} == {URL_BYTES_MAX}
+    keys = [
+        dedup_key(deduplication_id=long_id, content_based=False, url=urls[0], header={}, body=b"")
+    ]
+    for deduplication_id in (long_id, None):
+        keys += group_dedup_keys(
+            deduplication_id=deduplication_id,
+            content_based=True,
+            group="g" * NAME_CHARS_MAX,
+            urls=urls,
+            header={},
+            body=b"",
+        )
+
+    first = await bench.add(*[a_draft(url=urls[0], dedup_key=key) for key in keys])
+    again = await bench.add(*[a_draft(url=urls[0], dedup_key=key) for key in keys])
+
+    assert [one.deduplicated for one in first] == [False] * 5
+    assert [one.deduplicated for one in again] == [True] * 5
+    assert [one.message_id for one in again] == [one.message_id for one in first]
 
 
 # Claiming

@@ -8,6 +8,8 @@ The key is the store's to keep, beside the tenant, for `WINDOW_MS`.
 | by content    | `content:<sha256>` of url, forwarded headers, body                     |
 |               | for a group `content:<sha256>:<url>`, of group, forwarded headers, body |
 | both          | the id's                                                               |
+| any of these, | `long:<sha256>` of that key                                            |
+| too long      |                                                                        |
 
 Neither an id nor the name of a group may contain a colon, so no two keys
 can be confused.
@@ -18,6 +20,10 @@ from hashlib import sha256
 from typing import Final
 
 WINDOW_MS: Final = 600_000
+
+KEY_BYTES_MAX: Final = 512
+"""As long as a key may be, in UTF-8.  An id may take 4 KB and a URL 8 KB, and PostgreSQL has
+no room for a row of more than 2,704 bytes in an index."""
 
 
 def dedup_key(
@@ -34,7 +40,7 @@ def dedup_key(
     makes no difference, the order of values does (W56).
     """
     if deduplication_id is not None:
-        return f"id:{deduplication_id}"
+        return _bounded(f"id:{deduplication_id}")
     if not content_based:
         return None
     return _content("", url, header, body)
@@ -54,11 +60,16 @@ def group_dedup_keys(
     However many there are, the body is read once.
     """
     if deduplication_id is not None:
-        return [f"id:{deduplication_id}:{group}:{url}" for url in urls]
+        return [_bounded(f"id:{deduplication_id}:{group}:{url}") for url in urls]
     if not content_based:
         return [None for _ in urls]
     content = _content(group, "", header, body)
-    return [f"{content}:{url}" for url in urls]
+    return [_bounded(f"{content}:{url}") for url in urls]
+
+
+def _bounded(key: str) -> str:
+    raw = key.encode()
+    return key if len(raw) <= KEY_BYTES_MAX else f"long:{sha256(raw).hexdigest()}"
 
 
 def _content(group: str, url: str, header: Mapping[str, Sequence[str]], body: bytes) -> str:

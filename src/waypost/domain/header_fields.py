@@ -20,6 +20,10 @@ VALUE_BYTES_MAX: Final = 8_192
 COUNT_MAX: Final = 100
 TOTAL_BYTES_MAX: Final = 32_768
 
+KEPT_CHARS_MAX: Final = 64
+"""How long a name may be whose spelling is kept.  Answers have names of up to 64 KB, and
+whoever is sent to chooses them: 4,096 of those would be 0.5 GB."""
+
 LISTS: Final = frozenset(
     prefix + name
     for prefix in (b"upstash-", b"upstash-callback-", b"upstash-failure-callback-")
@@ -87,7 +91,7 @@ def end_to_end(header: Mapping[str, list[str]]) -> dict[str, list[str]]:
     passed = {name: values for name, values in header.items() if forwardable(name)}
     for value in header.get("Connection", ()):
         for name in value.split(","):
-            passed.pop(_capitalised(name.strip(" \t")), None)
+            passed.pop(_spelled(name.strip(" \t")), None)
     return passed
 
 
@@ -95,7 +99,7 @@ def gathered(fields: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Fields in the order of arrival as a map, under their canonical names."""
     header: dict[str, list[str]] = {}
     for name, value in fields:
-        header.setdefault(_capitalised(name), []).append(value)
+        header.setdefault(_spelled(name), []).append(value)
     return header
 
 
@@ -113,9 +117,16 @@ def _shown(value: str) -> str:
         return value
 
 
-@lru_cache(maxsize=4096)
+def _spelled(name: str) -> str:
+    """The canonical spelling of a name of any length."""
+    return _kept(name) if len(name) <= KEPT_CHARS_MAX else _capitalised(name)
+
+
 def _capitalised(name: str) -> str:
     return "-".join(part.capitalize() for part in name.split("-"))
+
+
+_kept = lru_cache(maxsize=4096)(_capitalised)
 
 
 def check_total(header: Mapping[str, Iterable[str]]) -> None:

@@ -223,11 +223,11 @@ class DeadLetters:
                 queue_count_max=self._limits.queue_count_max,
                 now_ms=self._clock.now_ms(),
             )
-        except (LimitReached, StoreFull):
-            self._rates.messages_not_accepted(tenant, len(letter_ids))
+        except Exception:
+            self._rates.take_back(tenant, len(letter_ids))
             raise
         accepted = sum(new_id is not None for new_id in new_ids)
-        self._rates.messages_not_accepted(tenant, len(letter_ids) - accepted)
+        self._rates.take_back(tenant, len(letter_ids) - accepted)
         self._telemetry.messages_accepted += accepted
         return new_ids
 

@@ -98,12 +98,16 @@ class Publishing:
         asked = options.parse(incoming.header, parameters, limits=self._limits, now_ms=now_ms)
         draft = self.draft(tenant, destination, asked, incoming, now_ms=now_ms)
         self._rates.messages(tenant, 1)
-        [one] = await self._deliveries.add(
-            [draft],
-            births=self._births,
-            queue_count_max=self._limits.queue_count_max,
-            now_ms=now_ms,
-        )
+        try:
+            [one] = await self._deliveries.add(
+                [draft],
+                births=self._births,
+                queue_count_max=self._limits.queue_count_max,
+                now_ms=now_ms,
+            )
+        except Exception:
+            self._rates.take_back(tenant, 1)
+            raise
         return self._receipt(draft, one)
 
     async def publish_all(
@@ -209,12 +213,16 @@ class Publishing:
 
     async def _accept(self, tenant: str, drafts: list[Draft], now_ms: int) -> list[Receipt]:
         self._rates.messages(tenant, len(drafts))
-        accepted = await self._deliveries.add(
-            drafts,
-            births=self._births,
-            queue_count_max=self._limits.queue_count_max,
-            now_ms=now_ms,
-        )
+        try:
+            accepted = await self._deliveries.add(
+                drafts,
+                births=self._births,
+                queue_count_max=self._limits.queue_count_max,
+                now_ms=now_ms,
+            )
+        except Exception:
+            self._rates.take_back(tenant, len(drafts))
+            raise
         return [self._receipt(draft, one) for draft, one in zip(drafts, accepted, strict=True)]
 
     def _receipt(self, draft: Draft, accepted: Accepted) -> Receipt:

@@ -63,12 +63,6 @@ class Rates:
             taken = 0
         return min(count, self._messages_max - taken)
 
-    def messages_not_accepted(self, tenant: str, count: int) -> None:
-        """Count no longer what was counted, and then not accepted."""
-        if tenant in self._messages:
-            day, taken = self._messages[tenant]
-            self._messages[tenant] = (day, max(0, taken - count))
-
     def messages(self, tenant: str, count: int) -> None:
         """Count messages that are about to be accepted.
 
@@ -88,7 +82,12 @@ class Rates:
             )
 
     def take_back(self, tenant: str, count: int) -> None:
-        """Uncount messages that were not accepted after all."""
+        """Uncount messages that were not accepted after all, whatever the store raised.
+
+        Not those of a caller who was cancelled: the store goes on, and may accept them.  What
+        a store that went away has accepted unseen goes uncounted, and no publisher can bring
+        that about.
+        """
         if tenant in self._messages:
             period, taken = self._messages[tenant]
             self._messages[tenant] = (period, max(0, taken - count))

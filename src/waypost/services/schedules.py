@@ -87,8 +87,8 @@ class Schedules:
         """Make a schedule, or put it in the place of the one of that id; its id.
 
         What a run would be refused for now is refused now.
-        Raises Invalid, QuotaExceeded, NotFound, LimitReached, StoreFull,
-        StoreUnavailable; then nothing was changed.
+        Raises Invalid, QuotaExceeded, NotFound, LimitReached, StoreFull, StoreUnavailable,
+        and Unauthenticated as `change_schedule` does; then nothing was changed.
         """
         now_ms = self._clock.now_ms()
         destination, parameters = read_destination(incoming.destination, incoming.query)
@@ -210,7 +210,6 @@ class Schedules:
         run = [draft.message.id for draft in drafts]
         after = domain.moved_on(schedule, turn, run=run, error=error, now_ms=now_ms)
         self._rates.messages(schedule.tenant, len(drafts))
-        fired = False
         try:
             fired = await self._store.fire(
                 schedule,
@@ -220,9 +219,11 @@ class Schedules:
                 queue_count_max=self._limits.queue_count_max,
                 now_ms=now_ms,
             )
-        finally:
-            if not fired:
-                self._rates.take_back(schedule.tenant, len(drafts))
+        except Exception:
+            self._rates.take_back(schedule.tenant, len(drafts))
+            raise
+        if not fired:
+            self._rates.take_back(schedule.tenant, len(drafts))
         return fired
 
     async def _put_off(self, schedule: Schedule, error: str, now_ms: int) -> int:

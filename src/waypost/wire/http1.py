@@ -17,7 +17,6 @@ Where a connection leads, and whether it may, is `sender`'s and `egress`'s.
 
 import asyncio
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple, cast
 
 import httptools
@@ -265,7 +264,10 @@ class Connection(asyncio.Protocol):
         if 200 <= status <= 599:
             self._status = status
             self._header = [
-                (_lower(name), value.decode("latin-1").rstrip(" \t")) for name, value in fields
+                # No name is kept: a destination may send ever new ones, each as large as a
+                # head, and to look one up takes as long as to make it.
+                (name.lower().decode("latin-1"), value.decode("latin-1").rstrip(" \t"))
+                for name, value in fields
             ]
             if self._head_only:
                 self._complete = True
@@ -480,11 +482,6 @@ _VERSIONS = frozenset(("1.1", "1.0"))
 _BODILESS = frozenset((204, 304))
 
 _HEAD_TOO_LARGE = f"the answer's head is larger than {HEAD_BYTES_MAX} bytes"
-
-
-@lru_cache(1_024)
-def _lower(name: bytes) -> str:
-    return name.lower().decode("latin-1")
 
 
 def _invalid(fault: Exception) -> str:
