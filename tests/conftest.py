@@ -6,12 +6,18 @@ from contextlib import ExitStack
 from functools import cache
 
 import pytest
+from hypothesis import settings
 
 from tests.support.databases import Databases
 from tests.support.lacking import LACKING
 from tests.support.postgres import binaries, running
 
 pytest_plugins = ("tests.support.results", "tests.support.saying")
+
+
+# How long an example takes is no claim, and machines are busy.
+settings.register_profile("claims", deadline=None)
+settings.load_profile("claims")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

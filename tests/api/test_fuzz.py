@@ -97,7 +97,6 @@ def test_every_answer_is_what_the_document_says(
     @settings(
         max_examples=EXAMPLES,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

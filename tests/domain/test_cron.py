@@ -102,7 +102,7 @@ def test_what_is_wrong_with_an_expression_is_said(text, why):
         read_cron(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     days=some.sampled_from(["*", "*/18", "*/29", "*/30", "L", "LW", "29", "31", "1-3,29"]),
     months=some.sampled_from(["*", "2", "4", "2,4", "12"]),
@@ -249,7 +249,7 @@ CHANGES = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=some.data())
 def test_it_fires_whenever_a_walk_through_all_minutes_finds_it(data):
     zone, day = data.draw(some.sampled_from(CHANGES))

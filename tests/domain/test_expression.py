@@ -52,7 +52,7 @@ def _oracle(text, retried):
     return value if math.isfinite(value) else None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(EXPRESSIONS, st.integers(0, 100))
 def test_an_expression_is_worth_what_python_makes_of_it(text, retried):
     assume(len(text) <= 256 and text.count("(") + text.count("-") < 15)

@@ -862,7 +862,6 @@ def _no_answer_breaks_a_promise(
 HOW = settings(
     stateful_step_count=50,
     derandomize=True,
-    deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import re
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,9 @@ from waypost.domain.signing import SigningKeys
 from waypost.store import counts
 from waypost.store.migrations import SchemaTooNew
 from waypost.store.protocol import LogFilter, LogView, Retention, Tenant, Token, give_back_place
-from waypost.store.sqlite import database, upkeep, writer
+from waypost.store.sqlite import database, readers, upkeep, writer
 from waypost.store.sqlite.database import MIGRATIONS, Locked, Unusable
 from waypost.store.sqlite.people import PeopleFile
-from waypost.store.sqlite.readers import READERS, RESTS
 from waypost.store.sqlite.store import MEMORY, SqliteStore
 
 SCHEMA = Path(database.__file__).with_name("schema.sql")
@@ -480,14 +479,20 @@ async def test_who_waited_for_a_reader_rests_no_longer_for_that(
         await rest(0)
 
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
-    await store._readers.look(lambda _: None)
+    bench = Bench(store)
+    gate = threading.Event()
+    monkeypatch.setattr(readers, "LONG_S", -1)
     monkeypatch.setattr(asyncio, "sleep", rests)
-    took_s = 0.05
-    slow = [store._readers.look(lambda _: time.sleep(took_s)) for _ in range(READERS)]
+    slow = [store._readers.look(lambda _: gate.wait()) for _ in range(readers.READERS)]
+    looks = asyncio.gather(*slow, store._readers.look(lambda _: None))
+    for _ in range(20):
+        await bench.add_waiting(a_draft(delay_ms=HOUR))
+    gate.set()
 
-    await asyncio.gather(*slow, store._readers.look(lambda _: None))
+    await looks
 
-    assert len([rest_s for rest_s in rested if rest_s >= RESTS * took_s]) == READERS
+    assert len(rested) == readers.READERS + 1
+    assert 2 * min(rested) < max(rested)
     await store.close()
 
 

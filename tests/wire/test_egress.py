@@ -209,7 +209,7 @@ def test_an_ordinary_name_has_no_verdict_until_it_is_connected(host):
     assert STRICT.refusal_of_host(host, 80) is None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=20, max_size=20))
 def test_an_ipv4_address_in_ipv6_is_judged_alike_or_refused(numbers):
     for number in numbers:
@@ -227,7 +227,7 @@ def test_an_ipv4_address_in_ipv6_is_judged_alike_or_refused(numbers):
             assert STRICT.refusal(str(IPv6Address(embedded)), 80) is not None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.integers(0, 2**32 - 1), st.data())
 def test_every_spelling_of_an_address_is_read_as_that_address(number, data):
     def spelt(value: int) -> str:
