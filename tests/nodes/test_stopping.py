@@ -10,12 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.store.bench import Bench, id_of, ids
-from tests.support.application import until
 from tests.support.clock import SetClock
 from tests.support.databases import Databases, connected
 from tests.support.factory import HOUR, T0, a_draft, some_places
 from tests.support.postgres import SHIPPED
 from tests.support.sender import RememberingSender
+from tests.support.waiting import until
 from waypost.domain.retry import Backoff
 from waypost.loops.dispatcher import Dispatcher
 from waypost.services.delivery import Delivery
@@ -56,15 +56,16 @@ class Node:
             await db.execute("SELECT 1 FROM lane FOR UPDATE")
             drafts = [self.born, a_draft(url=late, delay_ms=HOUR - 1)]
             adding = asyncio.create_task(self.bench.add(*drafts))
-            await until(lambda: lane_is_waited_for(db))
+            await until(lambda: is_waited_for(db))
             yield adding
             assert not adding.done()
 
 
-async def lane_is_waited_for(db: asyncpg.Connection) -> bool:
+async def is_waited_for(db: asyncpg.Connection) -> bool:
+    """Whether somebody waits for the end of the transaction of `db`."""
     waits: bool = await db.fetchval(
-        "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-        " AND wait_event_type = 'Lock' AND query LIKE 'INSERT INTO lane %')"
+        "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted"
+        " AND transactionid = pg_current_xact_id()::xid)"
     )
     return waits
 
