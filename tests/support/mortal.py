@@ -1,6 +1,7 @@
 """The home of a node that dies in this process: an assembled server, and the file that it left.
 
-A sender stands for the network.  Whatever is sent hangs until nothing more
+A sender stands for the network.  Whatever is sent hangs until the end of this
+life is waited for (what is published is before its death then) and nothing more
 begins, so that as much as can be is in flight at once.  If a deadly request is
 among it the node dies: the file is copied at that moment, with every claim
 still out, and nothing is answered any more.  The copy is what the next life
@@ -35,6 +36,7 @@ class MortalSender:
 
     def __init__(self, database: Path, copy: Path) -> None:
         self.died = asyncio.Event()
+        self.may_die = asyncio.Event()
         self.sent: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self._database = database
@@ -61,6 +63,7 @@ class MortalSender:
 
     async def _quiet(self) -> None:
         """Wait until nothing has begun or ended for `QUIET_S`."""
+        await self.may_die.wait()
         self._moved.set()
         while True:
             self._moved.clear()
@@ -80,7 +83,7 @@ class Life:
 
     async def end(self) -> bool:
         """Wait until the node dies, or nothing is left to do; whether it died."""
-
+        self.sender.may_die.set()
         async with asyncio.timeout(LIFE_S_MAX):
             while True:
                 with suppress(TimeoutError):

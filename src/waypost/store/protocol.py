@@ -283,7 +283,7 @@ class Pulse(Struct, frozen=True, kw_only=True):
     `oldest_due_ms` tells how far claiming is behind: since when the lane that has
     waited longest for its turn has done so, None where no lane is ready.  A lane
     joins the line when its head falls due, when it was served and has more, and
-    when what held it up is over (a full or paused queue, a host without places):
+    when a full or paused queue has a place; one that a host had no place for keeps its turn:
     what a message waited before that is not counted.  `free_bytes` is BYTES_MAX where
     the disk is not the store's to see.  `refusing` is None, or why publishes are refused.
     In a large store the counts may be some seconds old.
@@ -715,8 +715,9 @@ class Schedules(Protocol):
         it has made stay as they are.
 
         Raises LimitReached where the tenant would come to have more than `count_max`,
-        and StoreFull when free space is below the watermark and the schedule is new or
-        has a new body; then nothing is changed.
+        StoreFull when free space is below the watermark and the schedule is new or
+        has a new body, and Unauthenticated where the tenant was revoked, however long ago
+        the caller was let in; then nothing is changed.
         """
         ...
 
