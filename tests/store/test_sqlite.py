@@ -759,19 +759,27 @@ def _cancels(store: SqliteStore, ids: list[str]) -> list[asyncio.Task[int]]:
     ]
 
 
+def _syncs(
+    store: SqliteStore, cancels: list[asyncio.Task[int]], monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """How many of the calls were answered before each sync."""
+    synced: list[int] = []
+    sync = store.writer._sync_now
+
+    def noted() -> None:
+        synced.append(sum(cancel.done() for cancel in cancels))
+        sync()
+
+    monkeypatch.setattr(store.writer, "_sync_now", noted)
+    return synced
+
+
 async def test_bulk_calls_share_a_sync_and_none_is_answered_before_it(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
-    ids = await _waiting_ids(Bench(store), 40)
-    synced: list[int] = []
-    sync = store.writer._sync_now
-    monkeypatch.setattr(
-        store.writer,
-        "_sync_now",
-        lambda: (synced.append(sum(cancel.done() for cancel in cancels)), sync()),
-    )
-    cancels = _cancels(store, ids)
+    cancels = _cancels(store, await _waiting_ids(Bench(store), 40))
+    synced = _syncs(store, cancels, monkeypatch)
 
     assert await asyncio.gather(*cancels) == [2] * 20
     assert synced == [0, writer.UNSYNCED_MAX]
@@ -801,13 +809,7 @@ async def test_a_batch_that_writes_nothing_answers_no_bulk_call_before_its_sync(
     """Its COMMIT syncs nothing: there is nothing of its own to sync."""
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
     cancels = await _unsynced(store, monkeypatch)
-    synced: list[int] = []
-    sync = store.writer._sync_now
-    monkeypatch.setattr(
-        store.writer,
-        "_sync_now",
-        lambda: (synced.append(sum(cancel.done() for cancel in cancels)), sync()),
-    )
+    synced = _syncs(store, cancels, monkeypatch)
 
     assert await store.changed()
 

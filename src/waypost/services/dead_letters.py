@@ -214,8 +214,7 @@ class DeadLetters:
     async def _retry(
         self, tenant: str, letter_ids: Sequence[str], new_message: Callable[[Message], Draft]
     ) -> list[str | None]:
-        self._rates.messages(tenant, len(letter_ids))
-        try:
+        with self._rates.messages(tenant, len(letter_ids)):
             new_ids = await self._store.retry_dead_letters(
                 tenant,
                 letter_ids,
@@ -223,9 +222,6 @@ class DeadLetters:
                 queue_count_max=self._limits.queue_count_max,
                 now_ms=self._clock.now_ms(),
             )
-        except Exception:
-            self._rates.take_back(tenant, len(letter_ids))
-            raise
         accepted = sum(new_id is not None for new_id in new_ids)
         self._rates.take_back(tenant, len(letter_ids) - accepted)
         self._telemetry.messages_accepted += accepted

@@ -97,17 +97,13 @@ class Publishing:
         # The hot path: without `_drafts` and `_accept`, which would make it 1 us longer.
         asked = options.parse(incoming.header, parameters, limits=self._limits, now_ms=now_ms)
         draft = self.draft(tenant, destination, asked, incoming, now_ms=now_ms)
-        self._rates.messages(tenant, 1)
-        try:
+        with self._rates.messages(tenant, 1):
             [one] = await self._deliveries.add(
                 [draft],
                 births=self._births,
                 queue_count_max=self._limits.queue_count_max,
                 now_ms=now_ms,
             )
-        except Exception:
-            self._rates.take_back(tenant, 1)
-            raise
         return self._receipt(draft, one)
 
     async def publish_all(
@@ -212,17 +208,13 @@ class Publishing:
         return self._draft(tenant, url, asked, incoming, now_ms, key=key, api=api)
 
     async def _accept(self, tenant: str, drafts: list[Draft], now_ms: int) -> list[Receipt]:
-        self._rates.messages(tenant, len(drafts))
-        try:
+        with self._rates.messages(tenant, len(drafts)):
             accepted = await self._deliveries.add(
                 drafts,
                 births=self._births,
                 queue_count_max=self._limits.queue_count_max,
                 now_ms=now_ms,
             )
-        except Exception:
-            self._rates.take_back(tenant, len(drafts))
-            raise
         return [self._receipt(draft, one) for draft, one in zip(drafts, accepted, strict=True)]
 
     def _receipt(self, draft: Draft, accepted: Accepted) -> Receipt:

@@ -4,6 +4,7 @@ Both are counted in memory and only where they are configured: a restart
 begins anew.  Publishing is no request in this sense (W223).
 """
 
+from types import TracebackType
 from typing import Final
 
 from msgspec import Struct
@@ -63,31 +64,26 @@ class Rates:
             taken = 0
         return min(count, self._messages_max - taken)
 
-    def messages(self, tenant: str, count: int) -> None:
-        """Count messages that are about to be accepted.
+    def messages(self, tenant: str, count: int) -> "Counted":
+        """Count messages that are about to be accepted, in the block that this is for.
 
         Raises RateLimited, and then none of them counts.
         """
-        if not self._messages_max:
-            return
-        allowance = self._take(
-            self._messages, tenant, count, limit=self._messages_max, period_ms=DAY_MS
-        )
-        if allowance.remaining < 0:
-            raise RateLimited(
-                f"more than {allowance.limit} messages a day",
-                limit=allowance.limit,
-                reset_s=allowance.reset_s,
-                daily=True,
+        if self._messages_max:
+            allowance = self._take(
+                self._messages, tenant, count, limit=self._messages_max, period_ms=DAY_MS
             )
+            if allowance.remaining < 0:
+                raise RateLimited(
+                    f"more than {allowance.limit} messages a day",
+                    limit=allowance.limit,
+                    reset_s=allowance.reset_s,
+                    daily=True,
+                )
+        return Counted(self, tenant, count)
 
     def take_back(self, tenant: str, count: int) -> None:
-        """Uncount messages that were not accepted after all, whatever the store raised.
-
-        Not those of a caller who was cancelled: the store goes on, and may accept them.  What
-        a store that went away has accepted unseen goes uncounted, and no publisher can bring
-        that about.
-        """
+        """Uncount messages that were not accepted after all."""
         if tenant in self._messages:
             period, taken = self._messages[tenant]
             self._messages[tenant] = (period, max(0, taken - count))
@@ -110,3 +106,31 @@ class Rates:
         if taken <= limit:
             seen[tenant] = (period, taken)
         return Allowance(limit, limit - taken, (period + 1) * period_ms // 1_000)
+
+
+class Counted:
+    """Messages that are counted while a block accepts them, and no longer where it raises.
+
+    Still where its caller was cancelled: the store goes on, and may accept them.  What a
+    store that went away has accepted unseen goes uncounted, and no publisher can bring that
+    about.
+    """
+
+    __slots__ = ("_count", "_rates", "_tenant")
+
+    def __init__(self, rates: Rates, tenant: str, count: int) -> None:
+        self._rates = rates
+        self._tenant = tenant
+        self._count = count
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if isinstance(fault, Exception):
+            self._rates.take_back(self._tenant, self._count)

@@ -209,8 +209,7 @@ class Schedules:
         """
         run = [draft.message.id for draft in drafts]
         after = domain.moved_on(schedule, turn, run=run, error=error, now_ms=now_ms)
-        self._rates.messages(schedule.tenant, len(drafts))
-        try:
+        with self._rates.messages(schedule.tenant, len(drafts)):
             fired = await self._store.fire(
                 schedule,
                 after,
@@ -219,9 +218,6 @@ class Schedules:
                 queue_count_max=self._limits.queue_count_max,
                 now_ms=now_ms,
             )
-        except Exception:
-            self._rates.take_back(schedule.tenant, len(drafts))
-            raise
         if not fired:
             self._rates.take_back(schedule.tenant, len(drafts))
         return fired

@@ -23,7 +23,7 @@ from importlib.resources import files
 
 from msgspec import Struct
 
-from waypost.domain.errors import StoreUnavailable
+from waypost.domain.errors import Invalid, StoreUnavailable
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 _WORKS_WITH = re.compile(r"^-- works with: (\d+)$", re.MULTILINE)
@@ -46,6 +46,15 @@ class Lag(Struct, frozen=True):
 
     version: int
     missing: Sequence[Migration]
+
+    def refuse_behind(self) -> None:
+        """Raises Invalid where there is a schema, and it is behind."""
+        if self.version and self.missing:
+            raise Invalid(
+                f"the database's schema is version {self.version} and this program's "
+                f"{self.missing[-1].number}: run `waypost migrate`, or start a server, which "
+                "brings it up to date"
+            )
 
 
 class SchemaTooNew(StoreUnavailable):

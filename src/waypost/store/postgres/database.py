@@ -251,12 +251,7 @@ async def make(db: Connection, *, known: Sequence[Migration] = MIGRATIONS) -> No
 
     Raises Invalid where it is behind, and SchemaTooNew; then nothing was changed.
     """
-    behind = await lag(db, known=known)
-    if behind.version and behind.missing:
-        raise Invalid(
-            f"the database's schema is version {behind.version} and this program's "
-            f"{len(known)}: run `waypost migrate`, or start a node, which brings it up to date"
-        )
+    (await lag(db, known=known)).refuse_behind()
     await migrate(db, known=known)
 
 

@@ -136,7 +136,7 @@ class _Claiming:
             if key_of(lane) is None:  # the lane of the key itself waits already
                 self.permits.wait(tenant, lane, blocked_on)
         elif blocked_on is not None and blocked_on != NODE:
-            lanes.block(self.db, tenant, lane, on=blocked_on, now_ms=self.ask.now_ms)
+            lanes.block(self.db, tenant, lane, on=blocked_on)
             if blocked_on == BODIES and not taken:
                 # Others may fit, and are to be looked at; but who was served comes after it.
                 lanes.stand_back(self.db, tenant, lane, turn_ms=self.ask.now_ms - 1)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import apsw
 
-from waypost.domain.errors import Invalid, StoreFull, StoreUnavailable
+from waypost.domain.errors import StoreFull, StoreUnavailable
 from waypost.store.migrations import Lag, migrations, missing
 
 APPLICATION_ID = 0x57617970
@@ -127,12 +127,7 @@ def make(db: apsw.Connection) -> None:
 
     Raises Invalid where it is behind, and SchemaTooNew; then nothing was changed.
     """
-    lag = _lag(db)
-    if lag.version and lag.missing:
-        raise Invalid(
-            f"the database's schema is version {lag.version} and this program's {len(MIGRATIONS)}: "
-            "run `waypost migrate`, or start the server, which brings it up to date"
-        )
+    _lag(db).refuse_behind()
     migrate(db)
 
 

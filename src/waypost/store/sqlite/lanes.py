@@ -110,7 +110,7 @@ def refresh(
     stands_in_line = "(blocked_on IS NULL OR blocked_on = ?4) AND turn_ms < ?3 AND ?5"
     [blocked_on] = query(
         db,
-        "INSERT INTO lane VALUES (?1, ?2, ?3, NULL, NULL) ON CONFLICT (tenant, lane) DO UPDATE SET"
+        "INSERT INTO lane VALUES (?1, ?2, ?3, NULL, ?6) ON CONFLICT (tenant, lane) DO UPDATE SET"
         f" turn_ms = CASE WHEN {stands_in_line} THEN turn_ms ELSE ?3 END,"
         " blocked_on = CASE WHEN blocked_on = ?4 THEN blocked_on END, retry_ms = ?6"
         " RETURNING blocked_on",
@@ -119,18 +119,10 @@ def refresh(
     return None if blocked_on is not None else turn_ms
 
 
-def block(db: apsw.Connection, tenant: str, lane: str, *, on: str, now_ms: int) -> None:
-    """Take a lane out of the turns until `reopen` of that resource, or until one that holds
-    a place of the queue falls due."""
-    retry_ms = None
-    if queue_of(lane) is not None:
-        retrying = head_of(db, tenant, lane, holding=1)
-        if retrying is not None and retrying.due_ms > now_ms:  # else it is what was refused
-            retry_ms = retrying.due_ms
-    db.execute(
-        "UPDATE lane SET blocked_on = ?, retry_ms = ? WHERE tenant = ? AND lane = ?",
-        (on, retry_ms, tenant, lane),
-    )
+def block(db: apsw.Connection, tenant: str, lane: str, *, on: str) -> None:
+    """Take a lane that was refreshed just now out of the turns until `reopen` of that
+    resource, or until one that holds a place of the queue falls due."""
+    db.execute("UPDATE lane SET blocked_on = ? WHERE tenant = ? AND lane = ?", (on, tenant, lane))
 
 
 def reopen_for_retries(db: apsw.Connection, *, count_max: int, now_ms: int) -> None:

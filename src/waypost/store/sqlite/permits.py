@@ -83,7 +83,7 @@ class Permits:
 
     def wait(self, tenant: str, lane: str, name: str) -> None:
         """Let a lane that is not its own wait for a key that has no room."""
-        lanes.block(self._db, tenant, lane, on=resource(tenant, name), now_ms=self._now_ms)
+        lanes.block(self._db, tenant, lane, on=resource(tenant, name))
         use = self._use(tenant, name)
         assert use is not None, name
         self._look_again(tenant, name, use.key.opens_ms(use.in_use, now_ms=self._now_ms))
