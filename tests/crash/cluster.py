@@ -68,8 +68,8 @@ class Node(Program):
 
 
 class Freeze(Struct):
-    """A SIGSTOP that outlasted the lease, and the SIGCONT at `over_s`; what the node had
-    claimed, and how many settles of it came too late."""
+    """A SIGSTOP that outlasted the lease, and what the node had claimed; at `over_s` it was
+    awake, and had sent what it was about to send; how many settles of it came too late."""
 
     node: str
     at_s: float
@@ -206,10 +206,11 @@ class Cluster:
             if meanwhile is not None:
                 await meanwhile()
         finally:
-            over_s = now_s()
             node.signal(signal.SIGCONT)
             self.receiver.unanswered.discard(node.name)
             node.frozen = False
+        await self.stale(node)
+        over_s = now_s()
         self.history.kills.append(Kill(at_s, over_s, claimed))
         freeze = Freeze(node.name, at_s, over_s, claimed, stale=0)
         self.freezes.append(freeze)
@@ -236,9 +237,9 @@ class Cluster:
         ]
 
     def attempts(self) -> list[Attempt]:
-        """All of them, those of callbacks too, in the order in which they began."""
+        """Those that are known to have begun, and when, those of callbacks too: in that order."""
         found = [*self.history.attempts, *(each.attempt for each in self.history.callbacks)]
-        return sorted(found, key=lambda each: each.begin_s)
+        return sorted((each for each in found if not each.late), key=lambda each: each.begin_s)
 
     async def stale(self, node: Node) -> int:
         """How many settles of a node came after its claim was lost."""

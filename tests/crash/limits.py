@@ -127,7 +127,7 @@ class LimitedLoad:
             names.update((each, name) for each in submit.ids if name in of)
         for attempt in self._history.attempts:
             name = attempt.key.partition("-")[0]
-            if name in of:
+            if name in of and not attempt.late:
                 seen[name].append(attempt)
                 names[attempt.message_id] = name
         found = [each for name, line in seen.items() for each in _at_once(of[name], line)]

@@ -179,10 +179,13 @@ class Receiver:
         _, path, key = head.split()[1].split("/", 2)
         self._hang_ups()
         attempt = self._begun(path, key, header, body)
+        attempt.late = _is_shut(writer.get_extra_info("socket"))
         mark = f"{key}/{id(attempt)}"
         self._open[mark] = (attempt, writer)
         self.on_begin()
         try:
+            if attempt.late:
+                return False
             fails = path == "bad" or (path == "flaky" and attempt.retried < FLAKY_RETRIES)
             return await self._answer(attempt, reader, writer, status=500 if fails else 200)
         finally:
@@ -266,12 +269,14 @@ class Receiver:
     def _hang_ups(self) -> None:
         """End the attempts whose sender has gone, though our loop has not read that yet."""
         for attempt, writer in self._open.values():
-            sock = writer.get_extra_info("socket")
-            if attempt.end_s is None and (sock is None or sock.fileno() < 0 or _is_shut(sock)):
+            if attempt.end_s is None and _is_shut(writer.get_extra_info("socket")):
                 attempt.end_s = now_s()
 
 
 def _is_shut(sock: Any) -> bool:
+    """Whether a socket is closed, here or by who is on the other side."""
+    if sock is None or sock.fileno() < 0:
+        return True
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLRDHUP)
     return bool(poll.poll(0))

@@ -186,6 +186,27 @@ def test_a_duplicate_is_allowed_by_a_kill_that_found_it_claimed():
     assert history.judge().duplicates == 1
 
 
+def test_no_law_of_order_holds_what_was_read_when_its_sender_had_gone():
+    history = a_history("a", "b", retries=1)
+    late = sent(history, "a", 10.25, status=None)
+    sent(history, "a", 10, retried=1)
+    sent(history, "b", 10.2)
+    assert laws(history) == ["I3"]
+
+    late.late = True
+    assert laws(history) == []
+
+
+def test_a_repeat_that_was_read_late_is_no_repeat():
+    history = a_history("a", retries=1)
+    sent(history, "a", 10, retried=1)
+    late = sent(history, "a", 11, status=None)
+    assert laws(history) == ["I5"]
+
+    late.late = True
+    assert laws(history) == []
+
+
 def test_more_attempts_than_retries_allow_are_found():
     history = a_history("a", retries=1)
     for at_s in (10, 11, 12):

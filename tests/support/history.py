@@ -60,7 +60,8 @@ class Submit(Struct):
 class Attempt(Struct):
     """One request as the receiver saw it.  `status` is None where no answer was completed;
     `lost`, where the receiver hung up with no byte of an answer (the sender may redial);
-    `node` is who sent it."""
+    `late`, where the sender had hung up before it was read, and nobody knows when it began:
+    no law of order holds it; `node` is who sent it."""
 
     key: str
     message_id: str
@@ -70,6 +71,7 @@ class Attempt(Struct):
     end_s: float | None = None
     status: int | None = None
     lost: bool = False
+    late: bool = False
     node: str = ""
 
     @property
@@ -253,11 +255,11 @@ class History:
         lines: dict[str, list[Attempt]] = defaultdict(list)
         for attempt in self.attempts:
             submit = self.submits.get(attempt.key)
-            if submit is not None and submit.queue is not None:
+            if submit is not None and submit.queue is not None and not attempt.late:
                 lines[submit.queue].append(attempt)
         for callback in self.callbacks:
             wish = self._wish(callback)
-            if wish is not None and wish.queue is not None:
+            if wish is not None and wish.queue is not None and not callback.attempt.late:
                 lines[wish.queue].append(callback.attempt)
         over_s: dict[str, float] = {}
         for queue, line in lines.items():
@@ -271,7 +273,7 @@ class History:
         for callback in self.callbacks:
             wish, end_s = self._wish(callback), callback.attempt.end_s
             until_s = over_s.get(callback.told.source_id)
-            if wish is None or wish.queue is not None or until_s is None:
+            if wish is None or wish.queue is not None or until_s is None or callback.attempt.late:
                 continue
             if end_s is None or end_s > until_s:
                 yield f"{callback.key}: the next one began before {callback.told} was told"
@@ -354,6 +356,8 @@ class History:
         latest: dict[str, Attempt] = {}
         for attempt in (*self.attempts, *(callback.attempt for callback in self.callbacks)):
             before = latest.get(attempt.message_id)
+            if attempt.late:
+                continue
             if before is not None and before.delivered:
                 yield before, attempt
             latest[attempt.message_id] = attempt
@@ -394,7 +398,7 @@ class History:
             ended = [
                 each
                 for each in sources[told.source_id, told.retried]
-                if each.end_s is not None and each.end_s <= begin_s
+                if each.late or (each.end_s is not None and each.end_s <= begin_s)
             ]
             if not ended:
                 yield f"{told} was told before it came"
