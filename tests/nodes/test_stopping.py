@@ -96,6 +96,26 @@ async def test_a_drain_waits_for_what_is_being_accepted_and_for_its_attempt(node
     assert await node.bench.states(id_of(node.born)) == ["CREATED", "ACTIVE", "DELIVERED"]
 
 
+async def test_a_drain_in_a_hurry_waits_for_nothing_that_is_being_accepted(node: Node) -> None:
+    hurry = asyncio.Event()
+    hurry.set()
+    async with node.accepting() as adding:
+        node.bench.places.close()
+
+        assert await node.dispatcher.drain(wait_ms=HOUR, hurry=hurry) == 0
+        assert not adding.done()
+
+
+async def test_a_drain_waits_for_what_is_being_accepted_no_longer_than_for_attempts(
+    node: Node,
+) -> None:
+    async with node.accepting() as adding:
+        node.bench.places.close()
+
+        assert await node.dispatcher.drain(wait_ms=1, hurry=asyncio.Event()) == 0
+        assert not adding.done()
+
+
 async def test_what_is_born_while_the_store_closes_is_not_sent_and_goes_back_at_once(
     node: Node,
 ) -> None:

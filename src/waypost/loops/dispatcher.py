@@ -110,13 +110,11 @@ class Dispatcher:
 
         How many were released.
         """
-        # What is being accepted may still be handed over: a release of nothing returns
-        # after that.
-        await self._deliveries.release([], now_ms=self._clock.now_ms())
-        ends = [asyncio.ensure_future(event.wait()) for event in (self._none_left, hurry)]
+        ends = [asyncio.ensure_future(end) for end in (self._all_have_ended(), hurry.wait())]
         await asyncio.wait(ends, timeout=wait_ms / 1000, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
         left = dict(self._in_hand)
         for task in left:
             task.cancel()
@@ -126,6 +124,12 @@ class Dispatcher:
             await self._deliveries.release(claims, now_ms=self._clock.now_ms())
             self._telemetry.claims_released += len(left)
         return len(left)
+
+    async def _all_have_ended(self) -> None:
+        # What is being accepted may still be handed over: a release of nothing returns
+        # after that.
+        await self._deliveries.release([], now_ms=self._clock.now_ms())
+        await self._none_left.wait()
 
     async def _attempt(self, attempt: _Attempt) -> None:
         try:
