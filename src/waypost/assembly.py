@@ -369,6 +369,11 @@ async def migrate(settings: Settings) -> None:
     await engine_of(settings).migrate()
 
 
+async def erase(settings: Settings) -> None:
+    """Remove the database, where there is one.  Raises Invalid where that is not for us to do."""
+    await engine_of(settings).erase()
+
+
 async def nodes(settings: Settings) -> list[Node]:
     """Who shares the database.  Raises Invalid where nobody can."""
     return await engine_of(settings).nodes()

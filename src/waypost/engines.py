@@ -62,6 +62,10 @@ class Engine(Protocol):
         """Bring its schema up to date."""
         ...
 
+    async def erase(self) -> None:
+        """Remove the database, which nobody has open; there need not be one."""
+        ...
+
     async def nodes(self) -> list[Node]: ...
 
     async def backup(self, path: str) -> None:
@@ -112,6 +116,10 @@ class Sqlite:
         finally:
             lock.close()
 
+    async def erase(self) -> None:
+        if self._path != MEMORY:
+            sqlite.erase(self._path)
+
     async def nodes(self) -> list[Node]:
         raise Invalid("a SQLite database has no nodes: one server has it to itself")
 
@@ -157,6 +165,9 @@ class Postgres:
     async def migrate(self) -> None:
         async with postgres.connection(self._url) as db:
             await postgres.migrate(db)
+
+    async def erase(self) -> None:
+        raise Invalid("--fresh removes files only: drop and make the database with psql")
 
     async def nodes(self) -> list[Node]:
         async with postgres.connection(self._url) as db:

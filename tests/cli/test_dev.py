@@ -1,9 +1,13 @@
 """`waypost dev`: what it prints, what it keeps, and how it stops."""
 
+import contextlib
 import re
 import signal
 import socket
+import sqlite3
 import stat
+
+import pytest
 
 from tests.support.program import (
     Receiver,
@@ -14,7 +18,7 @@ from tests.support.program import (
     running,
     waypost,
 )
-from waypost.cli.faults import TRY_AGAIN
+from waypost.cli.faults import TRY_AGAIN, WRONG
 from waypost.domain.dev_users import DEV_USERS
 from waypost.settings import Settings
 
@@ -181,6 +185,39 @@ def test_fresh_begins_without_what_was_there(tmp_path):
 
     with running("dev", "--port", "0", "--fresh", cwd=tmp_path) as server:
         server.until("due now: 0")
+
+
+@pytest.mark.parametrize("there", ["a text", "a database of another program"])
+def test_fresh_removes_no_file_of_others(tmp_path, there: str):
+    path = tmp_path / "precious.db"
+    if there == "a text":
+        path.write_text("my notes " * 100)
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE mine (x)")
+    before = path.read_bytes()
+
+    ended = waypost("dev", "--fresh", "--database", "sqlite:///precious.db", cwd=tmp_path)
+
+    assert ended.returncode == WRONG
+    assert re.fullmatch(r"waypost: .*precious\.db.*\n", ended.stderr), ended.stderr
+    assert path.read_bytes() == before
+
+
+def test_fresh_begins_at_the_other_end_of_a_link(tmp_path):
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+    words = ("dev", "--port", "0", "--database", "sqlite:///link.db")
+    with Receiver() as receiver, running(*words, cwd=tmp_path) as server:
+        message_of(server, receiver.url)
+        receiver.request()
+        with running(*words, "--fresh", cwd=tmp_path) as second:
+            assert second.wait() == TRY_AGAIN
+        server.signal(signal.SIGKILL)
+        server.wait()
+
+    with running(*words, "--fresh", cwd=tmp_path) as server:
+        server.until("due now: 0")
+    assert (tmp_path / "link.db").is_symlink()
 
 
 def test_fresh_does_not_pull_a_database_from_under_a_server(tmp_path):

@@ -1,11 +1,9 @@
 """The home of the database, as the command line sees it: that it is named, and where it is a
 file, that it is there and its owner's alone.  What is in it is the store's."""
 
-import fcntl
 import os
 from pathlib import Path
 
-from waypost.domain.errors import StoreUnavailable
 from waypost.settings import MEMORY, Settings, SettingsError
 
 
@@ -37,19 +35,3 @@ def make_private(path: Path) -> None:
     """See that there is a file, and that a new one is its owner's alone.  SQLite gives the
     files that it puts beside it the same mode."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-
-
-def erase(path: Path) -> None:
-    """Remove a database, under the lock that a server holds while it has it open.
-
-    Raises StoreUnavailable where one has; then nothing was removed.
-    """
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for suffix in ("-wal", "-shm", ""):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-    except BlockingIOError:
-        raise StoreUnavailable(f"--fresh: another server has {path} open") from None
-    finally:
-        os.close(lock)

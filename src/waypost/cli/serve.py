@@ -18,7 +18,7 @@ from cyclopts import Parameter
 
 from waypost import __version__, assembly
 from waypost.assembly import Announcement
-from waypost.cli.database import erase, make_private, see
+from waypost.cli.database import make_private, see
 from waypost.cli.flags import Given, with_settings
 from waypost.domain.dev_users import DEV_USERS
 from waypost.settings import DEV_DEFAULTS, MEMORY, Settings, SettingsError
@@ -61,8 +61,6 @@ def dev(
             f"--fresh would remove {settings.database_shown}, which a variable or the file names; "
             "say --database to mean it"
         )
-    if fresh and settings.database_is_postgres:
-        raise SettingsError("--fresh removes files only: drop and make the database with psql")
     if not ipaddress.ip_address(settings.listen_host).is_loopback:
         raise SettingsError(
             f"listen_host = {settings.listen_host}: `waypost dev` has well-known tokens and "
@@ -71,8 +69,9 @@ def dev(
     path = settings.database_path
     if path is not None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if fresh:
-            erase(path)
+    if fresh:
+        asyncio.run(assembly.erase(settings))
+    if path is not None:
         make_private(path)
 
     def announce(announcement: Announcement) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -213,6 +214,22 @@ class FileLock:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def erase(path: str) -> None:
+    """Remove a database, under the lock that a server holds while it has it open.
+
+    Raises Locked where one has, and Unusable where it is none of ours; then nothing was removed.
+    """
+    lock = FileLock(path)
+    try:
+        file = Path(path).resolve()
+        if file.exists():
+            connect(path, read_only=True).close()
+        for suffix in ("-wal", "-shm", ""):
+            file.with_name(file.name + suffix).unlink(missing_ok=True)
+    finally:
+        lock.close()
 
 
 def query(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
