@@ -283,10 +283,10 @@ class Pulse(Struct, frozen=True, kw_only=True):
     `oldest_due_ms` tells how far claiming is behind: since when the lane that has
     waited longest for its turn has done so, None where no lane is ready.  A lane
     joins the line when its head falls due, when it was served and has more, and
-    when a full or paused queue has a place; one that a host had no place for keeps its turn:
-    what a message waited before that is not counted.  `free_bytes` is BYTES_MAX where
-    the disk is not the store's to see.  `refusing` is None, or why publishes are refused.
-    In a large store the counts may be some seconds old.
+    when a full or paused queue has a place; one that a host had no place for, or a key no
+    permit, keeps its turn: what a message waited before that is not counted.  `free_bytes` is
+    BYTES_MAX where the disk is not the store's to see.  `refusing` is None, or why publishes
+    are refused.  In a large store the counts may be some seconds old.
     """
 
     waiting: int

@@ -328,7 +328,7 @@ class _Claiming:
             if isinstance(on, _Key):
                 key = (place[0], str(on))
                 if key_of(place[1]) is None and self.permits.knows(*key):
-                    blocked.append((*place, permits.resource(*key), retry_ms))
+                    blocked.append((*place, lanes.key_resource(*key), retry_ms))
                     turns[key] = self.permits.opens_ms(*key)
             elif on is not None and on != NODE:
                 turn_ms = now_ms if line.taken else line.state.turn_ms or now_ms

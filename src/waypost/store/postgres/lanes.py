@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from waypost.domain.lanes import HOST, QUEUE, Place, key_of, queue_lane, queue_of
+from waypost.domain.lanes import HOST, QUEUE, Place, key_lane, key_of, queue_lane, queue_of
 from waypost.store.postgres import flow_keys
 from waypost.store.postgres.database import Connection, columns
 from waypost.store.postgres.writer import Batch
@@ -19,7 +19,7 @@ NAME = "tenant || ' ' || lane"
 """A lane by one name: no tenant has a blank in it."""
 
 _HEAD = (
-    "SELECT due_ms, host FROM delivery d WHERE d.tenant = p.tenant AND d.lane = p.lane"
+    "SELECT due_ms, host, key FROM delivery d WHERE d.tenant = p.tenant AND d.lane = p.lane"
     " AND {} AND d.token IS NULL ORDER BY due_ms, number LIMIT 1"
 )
 
@@ -27,19 +27,27 @@ _OPEN = f"blocked_on IS NULL AND turn_ms IS NOT NULL AND {NAME} NOT IN (SELECT u
 """Those that are not shut are found by a hash: `<> ALL` would compare each lane with each name."""
 
 
+def key_resource(tenant: str, name: str) -> str:
+    """What lanes that wait for a key are blocked on, but for its own: the key, whoever's it is."""
+    return f"{key_lane(name)} of {tenant}"
+
+
 class LaneState(Struct, frozen=True):
     """How a lane stands: when the first of those falls due that wait without a place of the
-    queue (`waiting_ms`) and with one (`retrying_ms`), where these go, and the queue with its
-    holds.  `turn_ms` is since when it stands in line, or when it will."""
+    queue (`waiting_ms`) and with one (`retrying_ms`), where these go and by which keys, and the
+    queue with its holds.  `turn_ms` is since when it stands in line, or when it will."""
 
     waiting_ms: int | None
     waiting_host: str | None
+    waiting_key: str | None
     retrying_ms: int | None
     retrying_host: str | None
+    retrying_key: str | None
     parallelism: int | None
     paused: bool
     held: int
     turn_ms: int | None
+    blocked_on: str | None
     in_line: bool
 
     @property
@@ -59,10 +67,11 @@ async def states(db: Connection, places: Iterable[Place], *, now_ms: int) -> dic
     """How lanes stand; `in_line` where the turn has come, or would have but for a key."""
     rows = await db.fetch(
         "SELECT p.tenant, p.lane,"
-        " w.due_ms, w.host, r.due_ms, r.host, q.parallelism, coalesce(q.paused, false),"
+        " w.due_ms, w.host, w.key, r.due_ms, r.host, r.key,"
+        " q.parallelism, coalesce(q.paused, false),"
         " CASE WHEN p.queue IS NULL THEN 0 ELSE"
         "  (SELECT count(*) FROM hold h WHERE h.tenant = p.tenant AND h.resource = p.lane) END,"
-        " l.turn_ms, coalesce(l.turn_ms <= $4 OR l.blocked_on IS NOT NULL, false)"
+        " l.turn_ms, l.blocked_on, coalesce(l.turn_ms <= $4 OR l.blocked_on IS NOT NULL, false)"
         " FROM unnest($1::text[], $2::text[], $3::text[]) p (tenant, lane, queue)"
         " LEFT JOIN queue q ON q.tenant = p.tenant AND q.name = p.queue"
         " LEFT JOIN lane l ON l.tenant = p.tenant AND l.lane = p.lane"
@@ -96,8 +105,8 @@ async def refresh(
     """Work out when the turns of lanes come; how they stand.
 
     A lane that becomes ready joins the line now, as one does that was `served`;
-    one that stands in line already keeps its place.  One that this node has no place
-    for is left out while that is where its next message goes.
+    one that stands in line already keeps its place.  One that waits for a key, or that this
+    node has no place for, goes on waiting while that is what its next message needs.
     """
     places = set(places)
     if not places:
@@ -109,33 +118,44 @@ async def refresh(
         for name, (key, in_use) in (await flow_keys.states(batch.db, keys)).items()
     }
     empty: list[Place] = []
-    turns: list[tuple[str, str, int | None]] = []
+    turns: list[tuple[str, str, int | None, str | None, int | None]] = []
     for (tenant, lane), state in sorted(now_are.items(), key=_place_of):
         place = (tenant, lane)
         if state.waiting_ms is None and state.retrying_ms is None:
             batch.shut.reconsider([place])
             empty.append(place)
             continue
-        due_ms, host = _first(lane, state, now_ms=now_ms)
+        due_ms, host, needs = _first(lane, state, now_ms=now_ms)
         turn_ms = None if due_ms is None else max(due_ms, now_ms)
         key = key_of(lane)
         if key is not None and turn_ms is not None:
             opens_ms = opens.get((tenant, key), now_ms)
             turn_ms = None if opens_ms is None else max(turn_ms, opens_ms)
-        turns.append((*place, turn_ms))
         on = f"{HOST}{host}" if turn_ms == now_ms else None
         retry_ms = state.next_retry_ms(now_ms=now_ms)
-        if not batch.shut.goes_on_waiting(place, on=on, retry_ms=retry_ms):
-            batch.someone_waits(turn_ms)
+        left_out = batch.shut.goes_on_waiting(place, on=on, retry_ms=retry_ms)
+        if (
+            needs is not None
+            and state.blocked_on == key_resource(tenant, needs)
+            and turn_ms == now_ms
+            and place not in served
+        ):
+            turns.append((*place, turn_ms, state.blocked_on, retry_ms))
+        else:
+            turns.append((*place, turn_ms, None, None))
+            if not left_out:
+                batch.someone_waits(turn_ms)
     if turns:
         await batch.db.execute(
-            "INSERT INTO lane AS l SELECT tenant, lane, turn_ms, NULL, NULL"
-            " FROM unnest($1::text[], $2::text[], $3::bigint[]) n (tenant, lane, turn_ms)"
+            "INSERT INTO lane AS l SELECT tenant, lane, turn_ms, blocked_on, retry_ms"
+            " FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[])"
+            "  n (tenant, lane, turn_ms, blocked_on, retry_ms)"
             " ON CONFLICT (tenant, lane) DO UPDATE SET turn_ms ="
-            "  CASE WHEN l.blocked_on IS NULL AND l.turn_ms < excluded.turn_ms"
-            "   AND excluded.turn_ms = $4 AND l.tenant || ' ' || l.lane <> ALL($5::text[])"
+            "  CASE WHEN l.blocked_on IS NOT DISTINCT FROM excluded.blocked_on"
+            "   AND l.turn_ms < excluded.turn_ms AND excluded.turn_ms = $6"
+            "   AND l.tenant || ' ' || l.lane <> ALL($7::text[])"
             "   THEN l.turn_ms ELSE excluded.turn_ms END,"
-            " blocked_on = NULL, retry_ms = NULL",
+            " blocked_on = excluded.blocked_on, retry_ms = excluded.retry_ms",
             *zip(*turns, strict=True),
             now_ms,
             [f"{tenant} {lane}" for tenant, lane in served],
@@ -149,15 +169,17 @@ async def refresh(
     return now_are
 
 
-def _first(lane: str, state: LaneState, *, now_ms: int) -> tuple[int | None, str | None]:
-    """When the next of a lane falls due that may go, as far as its queue is concerned, and
-    where it goes."""
-    waiting = state.waiting_ms, state.waiting_host
-    retrying = state.retrying_ms, state.retrying_host
+def _first(
+    lane: str, state: LaneState, *, now_ms: int
+) -> tuple[int | None, str | None, str | None]:
+    """When the next of a lane falls due that may go, as far as its queue is concerned, where
+    it goes, and by which key."""
+    waiting = state.waiting_ms, state.waiting_host, state.waiting_key
+    retrying = state.retrying_ms, state.retrying_host, state.retrying_key
     if queue_of(lane) is None:
         return waiting
     if state.paused:
-        return None, None
+        return None, None, None
     if not state.free or state.waiting_ms is None:
         return retrying
     if state.retrying_ms is None or state.retrying_ms > max(state.waiting_ms, now_ms):
@@ -193,6 +215,21 @@ async def due_retries(db: Connection, *, count_max: int, now_ms: int) -> list[Pl
     return [(row[0], row[1]) for row in rows]
 
 
+async def come_forward(
+    db: Connection, turns: Sequence[tuple[str, str, int]], *, now_ms: int
+) -> None:
+    """Let lanes that stand in line go before those whose turn came after the one of each."""
+    if turns:
+        await db.execute(
+            "UPDATE lane l SET turn_ms = n.turn_ms"
+            " FROM unnest($1::text[], $2::text[], $3::bigint[]) n (tenant, lane, turn_ms)"
+            " WHERE l.tenant = n.tenant AND l.lane = n.lane"
+            " AND l.turn_ms > n.turn_ms AND l.turn_ms <= $4",
+            *zip(*turns, strict=True),
+            now_ms,
+        )
+
+
 async def stand_back(db: Connection, places: Sequence[Place], *, turn_ms: int) -> None:
     """Let lanes that stand in line go behind those whose turn came before `turn_ms`."""
     if places:
@@ -214,31 +251,36 @@ async def blocked_on(db: Connection, resources: Sequence[str]) -> set[str]:
     return {row[0] for row in rows}
 
 
-async def first_blocked(db: Connection, rooms: dict[str, int]) -> dict[str, list[Place]]:
+async def first_blocked(
+    db: Connection, rooms: dict[str, int]
+) -> dict[str, list[tuple[str, str, int]]]:
     """Of the lanes that wait for each resource, as many as it has room for: those first that
-    were refused first."""
-    found: dict[str, list[Place]] = {}
+    have waited longest, each with its turn."""
+    found: dict[str, list[tuple[str, str, int]]] = {}
     if rooms:
         rows = await db.fetch(
-            "SELECT r.name, b.tenant, b.lane FROM unnest($1::text[], $2::bigint[]) r (name, room)"
-            " CROSS JOIN LATERAL (SELECT tenant, lane,"
+            "SELECT r.name, b.tenant, b.lane, b.turn_ms"
+            " FROM unnest($1::text[], $2::bigint[]) r (name, room)"
+            " CROSS JOIN LATERAL (SELECT tenant, lane, turn_ms,"
             "   row_number() OVER (ORDER BY turn_ms, tenant, lane) AS nth FROM lane"
             "  WHERE blocked_on = r.name ORDER BY turn_ms, tenant, lane LIMIT $3) b"
-            " WHERE b.nth <= r.room",
+            " WHERE b.nth <= r.room ORDER BY r.name, b.nth",
             list(rooms),
             list(rooms.values()),
             max(rooms.values()),
         )
-        for name, tenant, lane in rows:
-            found.setdefault(name, []).append((tenant, lane))
+        for name, *turn in rows:
+            found.setdefault(name, []).append(tuple(turn))
     return found
 
 
 async def reopen(db: Connection, turns: Sequence[tuple[str, str, int]]) -> None:
-    """Let lanes that are blocked join the line, each at its turn."""
+    """Let lanes that are blocked come back to the line, at the places that they have kept,
+    which are not after the time of each."""
     if turns:
         await db.execute(
-            "UPDATE lane l SET blocked_on = NULL, retry_ms = NULL, turn_ms = n.turn_ms"
+            "UPDATE lane l SET"
+            "  blocked_on = NULL, retry_ms = NULL, turn_ms = least(l.turn_ms, n.turn_ms)"
             " FROM unnest($1::text[], $2::text[], $3::bigint[]) n (tenant, lane, turn_ms)"
             " WHERE l.tenant = n.tenant AND l.lane = n.lane AND l.blocked_on IS NOT NULL",
             *zip(*turns, strict=True),

@@ -9,7 +9,9 @@ back has locked the key (`Batch.lock`), on whatever node.
 | messages that have only a key | the lane of the key | its turn, which `lanes.refresh` sets |
 | messages in a queue, suspects | their own lane     | `open_keys`, being blocked on the key |
 
-Where both wait they take turns.
+Where both wait they take turns: the lane of the key goes before all the others, or behind
+them.  Among themselves the others keep the turns that they had, and only who was served
+stands back; so each of them comes first once, however many permits come back at a time.
 """
 
 from collections.abc import Iterable
@@ -22,6 +24,7 @@ from waypost.domain.lanes import Place, key_lane
 from waypost.store.calls import KeyChange
 from waypost.store.postgres import flow_keys, lanes
 from waypost.store.postgres.database import Connection, insert, is_text
+from waypost.store.postgres.lanes import key_resource
 from waypost.store.postgres.writer import Batch, InTheWay
 
 KEYS_OPENED_MAX = 64
@@ -64,9 +67,9 @@ class Permits:
         db = self._batch.db
         by_lane = {(tenant, key_lane(key)): (tenant, key) for tenant, key in names}
         states = await lanes.states(db, by_lane, now_ms=self._now_ms)
-        blocked = await lanes.blocked_on(db, [resource(*name) for name in names])
+        blocked = await lanes.blocked_on(db, [key_resource(*name) for name in names])
         return {by_lane[place] for place, state in states.items() if state.in_line} | {
-            name for name in names if resource(*name) in blocked
+            name for name in names if key_resource(*name) in blocked
         }
 
     def ask(self, tenant: str, flow: Flow) -> None:
@@ -122,8 +125,8 @@ async def look_again(batch: Batch, names: Iterable[Place], *, now_ms: int) -> No
     names = sorted(set(names))
     if not names:
         return
-    blocked = await lanes.blocked_on(batch.db, [resource(*name) for name in names])
-    turns = [(*name, now_ms) for name in names if resource(*name) in blocked]
+    blocked = await lanes.blocked_on(batch.db, [key_resource(*name) for name in names])
+    turns = [(*name, now_ms) for name in names if key_resource(*name) in blocked]
     await set_opens(batch.db, turns)
     if turns:
         batch.someone_waits(now_ms)
@@ -152,11 +155,6 @@ async def give_back(db: Connection, permits: Iterable[tuple[str, str, int]]) -> 
         )
 
 
-def resource(tenant: str, name: str) -> str:
-    """What lanes other than the key's own are blocked on: the key, whoever's it is."""
-    return f"{key_lane(name)} of {tenant}"
-
-
 class Opening(msgspec.Struct, frozen=True):
     now_ms: int
 
@@ -172,8 +170,9 @@ async def is_due(db: Connection, *, now_ms: int) -> bool:
 
 
 async def open_keys(batch: Batch, calls: list[Opening]) -> list[None]:
-    """Let lanes that wait for keys join the line, as many as these have room for now; and
-    those in which a retry has fallen due that has its place in the queue."""
+    """Let lanes that wait for keys come back to the line, as many as these have room for now:
+    behind a key's own lane where it is its turn, else before it; and those in which a retry
+    has fallen due that has its place in the queue."""
     db, now_ms = batch.db, max(call.now_ms for call in calls)
     found = await db.fetch(
         "SELECT tenant, name FROM flow_key WHERE opens_ms <= $1 ORDER BY opens_ms LIMIT $2",
@@ -183,28 +182,36 @@ async def open_keys(batch: Batch, calls: list[Opening]) -> list[None]:
     names = sorted((row[0], row[1]) for row in found)
     await batch.lock_rows("flow_key", "name", names)
     rooms: dict[Place, int] = {}
-    turns: dict[Place, int | None] = {}
+    opens: dict[Place, int | None] = {}
     others_first: set[Place] = set()
     for name, (key, in_use) in (await flow_keys.states(db, names)).items():
         room = min(key.room(in_use, now_ms=now_ms), KEYS_OPENED_MAX)
         if room:
             rooms[name] = room
         else:
-            turns[name] = key.opens_ms(in_use, now_ms=now_ms)
+            opens[name] = key.opens_ms(in_use, now_ms=now_ms)
         if room and not key.own_turn:
             others_first.add(name)
-    blocked = await lanes.first_blocked(db, {resource(*name): rooms[name] for name in rooms})
+    blocked = await lanes.first_blocked(db, {key_resource(*name): rooms[name] for name in rooms})
     due = await lanes.due_retries(db, count_max=KEYS_OPENED_MAX, now_ms=now_ms)
-    aside = [(tenant, key_lane(name)) for tenant, name in others_first]
-    await batch.lock_rows("lane", "lane", {*chain(*blocked.values()), *due, *aside})
-    await lanes.stand_back(db, aside, turn_ms=now_ms)
-    joining: list[tuple[str, str, int]] = [(*place, now_ms) for place in due]
+    ahead: list[tuple[str, str, int]] = []
+    behind: list[Place] = []
+    coming = dict.fromkeys(due, now_ms)
     for name, room in rooms.items():
-        waiting = blocked.get(resource(*name), [])
-        turns[name] = now_ms if len(waiting) == room else None
-        joining += [(*place, now_ms - (name in others_first)) for place in waiting]
-    await lanes.reopen(db, joining)
-    await set_opens(db, ((*name, opens_ms) for name, opens_ms in turns.items()))
+        waiting = blocked.get(key_resource(*name), [])
+        opens[name] = now_ms if len(waiting) == room else None
+        own = (name[0], key_lane(name[1]))
+        if name in others_first:
+            behind.append(own)
+        elif waiting:  # of equal turns the lane of a key comes first, by its name
+            ahead.append((*own, waiting[0][2]))
+        coming |= {turn[:2]: now_ms - (name in others_first) for turn in waiting}
+    own_lanes = {*behind, *(turn[:2] for turn in ahead)}
+    await batch.lock_rows("lane", "lane", coming.keys() | own_lanes)
+    await lanes.come_forward(db, ahead, now_ms=now_ms)
+    await lanes.stand_back(db, behind, turn_ms=now_ms)
+    await lanes.reopen(db, [(*place, turn_ms) for place, turn_ms in coming.items()])
+    await set_opens(db, ((*name, opens_ms) for name, opens_ms in opens.items()))
     return [None] * len(calls)
 
 
@@ -225,10 +232,10 @@ async def _change(batch: Batch, call: KeyChange) -> FlowKey | Exception | None:
         return after
     if after is None:
         await flow_keys.remove(db, tenant, name)
-        waiting = await lanes.first_blocked(db, {resource(tenant, name): UNLIMITED})
-        joining = sorted((*place, call.now_ms) for place in chain(*waiting.values()))
-        await batch.lock_rows("lane", "lane", [turn[:2] for turn in joining])
-        await lanes.reopen(db, joining)
+        waiting = await lanes.first_blocked(db, {key_resource(tenant, name): UNLIMITED})
+        coming = list(chain(*waiting.values()))
+        await batch.lock_rows("lane", "lane", [turn[:2] for turn in coming])
+        await lanes.reopen(db, coming)
         batch.someone_waits(call.now_ms)
     else:
         assert after.name == name

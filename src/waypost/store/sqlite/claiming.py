@@ -46,9 +46,9 @@ class Claims:
             batch.on_rollback.append(partial(places.wait_for, resource))
             if lanes.reopen(db, resource, count_max=room):
                 places.wait_for(resource)
-        lanes.reopen_for_retries(db, count_max=LANES_VISITED_MAX, now_ms=ask.now_ms)
         claiming = _Claiming(batch, ask)
-        claiming.permits.open()
+        claiming.permits.open()  # before retries come back: a key's own lane may go before these
+        lanes.reopen_for_retries(db, count_max=LANES_VISITED_MAX, now_ms=ask.now_ms)
         for _ in range(PASSES_MAX):
             if claiming.left <= 0 or not self._pass(db, claiming):
                 break

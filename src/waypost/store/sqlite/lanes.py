@@ -9,10 +9,15 @@ from collections.abc import Iterable
 import apsw
 from msgspec import Struct
 
-from waypost.domain.lanes import HOST, QUEUE, key_of, queue_lane, queue_of
+from waypost.domain.lanes import HOST, QUEUE, key_lane, key_of, queue_lane, queue_of
 from waypost.store.sqlite import flow_keys
 from waypost.store.sqlite.database import query
 from waypost.store.sqlite.writer import Batch
+
+
+def key_resource(tenant: str, name: str) -> str:
+    """What lanes that wait for a key are blocked on, but for its own: the key, whoever's it is."""
+    return f"{key_lane(name)} of {tenant}"
 
 
 class QueuePlace(Struct, frozen=True):
@@ -49,17 +54,18 @@ def free(db: apsw.Connection, holds: Iterable[tuple[str, str, int]]) -> None:
 
 
 class Head(Struct, frozen=True):
-    """One that waits at the head of a lane: when it falls due, and where it goes."""
+    """One that waits at the head of a lane: when it falls due, where it goes, and by which key."""
 
     due_ms: int
     host: str
+    key: str | None
 
 
 def head_of(db: apsw.Connection, tenant: str, lane: str, *, holding: int) -> Head | None:
     """The first of those that wait with (or without) a place of the queue."""
     found = query(
         db,
-        "SELECT due_ms, host FROM delivery"
+        "SELECT due_ms, host, key FROM delivery"
         " WHERE tenant = ? AND lane = ? AND holding = ? AND token IS NULL"
         " ORDER BY due_ms, number LIMIT 1",
         (tenant, lane, holding),
@@ -79,8 +85,8 @@ def refresh(
     """Work out when a lane's turn comes; when it does, or None.
 
     A lane that becomes ready joins the line now, as one does that was `served`;
-    one that stands in line already keeps its place.  One that waits for a host goes on
-    waiting, and has no turn, while that is where its next message goes.
+    one that stands in line already keeps its place.  One that waits for a host or a key goes
+    on waiting, and keeps its turn, while that is what its next message needs.
     """
     waiting = head_of(db, tenant, lane, holding=0)
     retrying = None
@@ -105,16 +111,19 @@ def refresh(
     if key is not None and turn_ms is not None:
         opens_ms = flow_keys.opens_ms(db, tenant, key, now_ms=now_ms)
         turn_ms = None if opens_ms is None else max(turn_ms, opens_ms)
-    waits_for = f"{HOST}{first.host}" if first is not None and turn_ms == now_ms else None
+    host = for_key = None  # what the lane may wait for
+    if first is not None and turn_ms == now_ms:
+        host = f"{HOST}{first.host}"
+        for_key = None if first.key is None else key_resource(tenant, first.key)
     retry_ms = retrying.due_ms if retrying is not None and retrying.due_ms > now_ms else None
-    stands_in_line = "(blocked_on IS NULL OR blocked_on = ?4) AND turn_ms < ?3 AND ?5"
+    stands_in_line = "(blocked_on IS NULL OR blocked_on IN (?4, ?7)) AND turn_ms < ?3 AND ?5"
     [blocked_on] = query(
         db,
         "INSERT INTO lane VALUES (?1, ?2, ?3, NULL, ?6) ON CONFLICT (tenant, lane) DO UPDATE SET"
         f" turn_ms = CASE WHEN {stands_in_line} THEN turn_ms ELSE ?3 END,"
-        " blocked_on = CASE WHEN blocked_on = ?4 THEN blocked_on END, retry_ms = ?6"
+        " blocked_on = CASE WHEN blocked_on IN (?4, ?7) THEN blocked_on END, retry_ms = ?6"
         " RETURNING blocked_on",
-        (tenant, lane, turn_ms, waits_for, turn_ms == now_ms and not served, retry_ms),
+        (tenant, lane, turn_ms, host, turn_ms == now_ms and not served, retry_ms, for_key),
     ).fetchone()
     return None if blocked_on is not None else turn_ms
 
@@ -126,13 +135,22 @@ def block(db: apsw.Connection, tenant: str, lane: str, *, on: str) -> None:
 
 
 def reopen_for_retries(db: apsw.Connection, *, count_max: int, now_ms: int) -> None:
-    """Let some lanes join the line that are blocked, and in which a message that holds a
-    place has fallen due."""
+    """Let some lanes come back to the line, at the places that they have kept, that are
+    blocked and in which a message that holds a place has fallen due."""
     db.execute(
-        "UPDATE lane SET blocked_on = NULL, turn_ms = ? WHERE (tenant, lane) IN"
+        "UPDATE lane SET blocked_on = NULL, turn_ms = coalesce(turn_ms, ?) WHERE (tenant, lane) IN"
         " (SELECT tenant, lane FROM lane INDEXED BY lane_retry"
         "  WHERE blocked_on IS NOT NULL AND retry_ms <= ? ORDER BY retry_ms LIMIT ?)",
         (now_ms, now_ms, count_max),
+    )
+
+
+def come_forward(db: apsw.Connection, tenant: str, lane: str, *, turn_ms: int, now_ms: int) -> None:
+    """Let a lane that stands in line go before those whose turn came after `turn_ms`."""
+    db.execute(
+        "UPDATE lane SET turn_ms = ?3 WHERE tenant = ?1 AND lane = ?2"
+        " AND blocked_on IS NULL AND turn_ms > ?3 AND turn_ms <= ?4",
+        (tenant, lane, turn_ms, now_ms),
     )
 
 
@@ -161,17 +179,25 @@ def is_blocked_on(db: apsw.Connection, resource: str) -> bool:
     return found.fetchone() is not None
 
 
+def first_turn_ms(db: apsw.Connection, resource: str) -> int | None:
+    """Since when the lane stands in line that has waited longest for a resource."""
+    [turn_ms] = query(
+        db, "SELECT min(turn_ms) FROM lane WHERE blocked_on = ?", (resource,)
+    ).fetchone()
+    return None if turn_ms is None else int(turn_ms)
+
+
 def reopen(
-    db: apsw.Connection, resource: str, *, count_max: int, turn_ms: int | None = None
+    db: apsw.Connection, resource: str, *, count_max: int, turn_ms_max: int | None = None
 ) -> bool:
-    """Let some lanes that wait for a resource join the line, those first that have waited
-    longest: at `turn_ms`, else at the places that they have kept.  Whether more may be
-    waiting for it."""
+    """Let some lanes that wait for a resource come back to the line, those first that have
+    waited longest, at the places that they have kept, which are not after `turn_ms_max`.
+    Whether more may be waiting for it."""
     db.execute(
-        "UPDATE lane SET blocked_on = NULL, turn_ms = coalesce(?, turn_ms)"
+        "UPDATE lane SET blocked_on = NULL, turn_ms = min(turn_ms, coalesce(?, turn_ms))"
         " WHERE (tenant, lane) IN"
         " (SELECT tenant, lane FROM lane WHERE blocked_on = ? ORDER BY turn_ms LIMIT ?)",
-        (turn_ms, resource, count_max),
+        (turn_ms_max, resource, count_max),
     )
     return db.changes() == count_max
 

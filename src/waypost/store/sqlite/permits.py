@@ -8,7 +8,9 @@ the count of them.  What the rate allows is in the key itself.
 | messages that have only a key | the lane of the key | its turn, which `lanes.refresh` sets |
 | messages in a queue, suspects | their own lane     | `reopen`, being blocked on the key  |
 
-Where both wait they take turns.
+Where both wait they take turns: the lane of the key goes before all the others, or behind
+them.  Among themselves the others keep the turns that they had, and only who was served
+stands back; so each of them comes first once, however many permits come back at a time.
 """
 
 from collections.abc import Iterable
@@ -21,6 +23,7 @@ from waypost.domain.lanes import key_lane
 from waypost.store.calls import KeyChange
 from waypost.store.sqlite import flow_keys, lanes
 from waypost.store.sqlite.database import insert, query
+from waypost.store.sqlite.lanes import key_resource
 from waypost.store.sqlite.writer import Batch
 
 KEYS_OPENED_MAX = 64
@@ -64,7 +67,7 @@ class Permits:
         if use is not None and use.others_wait is None:
             use.others_wait = lanes.is_in_line(
                 self._db, tenant, key_lane(name), now_ms=self._now_ms
-            ) or lanes.is_blocked_on(self._db, resource(tenant, name))
+            ) or lanes.is_blocked_on(self._db, key_resource(tenant, name))
         return 0 if use is not None and use.others_wait else self.room(tenant, name)
 
     def take(self, tenant: str, name: str, number: int, *, own: bool) -> int:
@@ -83,13 +86,14 @@ class Permits:
 
     def wait(self, tenant: str, lane: str, name: str) -> None:
         """Let a lane that is not its own wait for a key that has no room."""
-        lanes.block(self._db, tenant, lane, on=resource(tenant, name))
+        lanes.block(self._db, tenant, lane, on=key_resource(tenant, name))
         use = self._use(tenant, name)
         assert use is not None, name
         self._look_again(tenant, name, use.key.opens_ms(use.in_use, now_ms=self._now_ms))
 
     def open(self) -> None:
-        """Let lanes that wait for keys join the line, as many as these have room for now."""
+        """Let lanes that wait for keys come back to the line, as many as these have room for
+        now: behind the key's own lane where it is its turn, else before it."""
         found = query(
             self._db,
             "SELECT tenant, name FROM flow_key INDEXED BY flow_key_opens"
@@ -104,13 +108,16 @@ class Permits:
                 opens_ms = use.key.opens_ms(use.in_use, now_ms=self._now_ms)
                 self._look_again(tenant, name, opens_ms)
                 continue
-            turn_ms = self._now_ms
+            own, others = key_lane(name), key_resource(tenant, name)
+            turn_ms_max = self._now_ms
             if not use.key.own_turn:
-                lanes.stand_back(self._db, tenant, key_lane(name), turn_ms=turn_ms)
-                turn_ms -= 1
+                lanes.stand_back(self._db, tenant, own, turn_ms=turn_ms_max)
+                turn_ms_max -= 1
+            elif (first_ms := lanes.first_turn_ms(self._db, others)) is not None:
+                # Of equal turns the lane of a key comes first, by its name.
+                lanes.come_forward(self._db, tenant, own, turn_ms=first_ms, now_ms=turn_ms_max)
             room = min(room, KEYS_OPENED_MAX)
-            waiting = resource(tenant, name)
-            more = lanes.reopen(self._db, waiting, count_max=room, turn_ms=turn_ms)
+            more = lanes.reopen(self._db, others, count_max=room, turn_ms_max=turn_ms_max)
             self._look_again(tenant, name, self._now_ms if more else None)
 
     def write(self) -> None:
@@ -150,7 +157,7 @@ def changed(batch: Batch, tenant: str, name: str, *, now_ms: int) -> None:
 
 def look_again(batch: Batch, tenant: str, name: str, *, now_ms: int) -> None:
     """Let the next claim see whether a key has room for lanes that are blocked on it."""
-    if lanes.is_blocked_on(batch.db, resource(tenant, name)):
+    if lanes.is_blocked_on(batch.db, key_resource(tenant, name)):
         batch.db.execute(
             "UPDATE flow_key SET opens_ms = ? WHERE tenant = ? AND name = ?",
             (now_ms, tenant, name),
@@ -171,11 +178,6 @@ def give_back_all(db: apsw.Connection) -> None:
     db.execute("DELETE FROM hold WHERE resource >= 'key:' AND resource < 'key;'")
 
 
-def resource(tenant: str, name: str) -> str:
-    """What lanes other than the key's own are blocked on: the key, whoever's it is."""
-    return f"{key_lane(name)} of {tenant}"
-
-
 def change(batch: Batch, calls: list[KeyChange]) -> list[FlowKey | Exception | None]:
     """Change keys; see `FlowKeys.change_flow_key`."""
     return [_change(batch, call) for call in calls]
@@ -191,8 +193,7 @@ def _change(batch: Batch, call: KeyChange) -> FlowKey | Exception | None:
         return after
     if after is None:
         flow_keys.remove(batch.db, call.tenant, call.name)
-        waiting = resource(call.tenant, call.name)
-        lanes.reopen(batch.db, waiting, count_max=UNLIMITED, turn_ms=call.now_ms)
+        lanes.reopen(batch.db, key_resource(call.tenant, call.name), count_max=UNLIMITED)
         batch.someone_waits(call.now_ms)
     else:
         assert after.name == call.name
