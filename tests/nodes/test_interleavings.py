@@ -15,8 +15,9 @@ from tests.support.databases import Databases
 from tests.support.factory import ERROR, OK, SECOND, T0, a_callback, a_draft
 from tests.support.postgres import SHIPPED
 from waypost.domain.attempt import Delivered, TryAgain
-from waypost.store.calls import Add, Settle
-from waypost.store.postgres import settling
+from waypost.domain.lanes import queue_lane
+from waypost.store.calls import Add, Put, Settle
+from waypost.store.postgres import queues, settling
 from waypost.store.postgres.settling import Ending
 from waypost.store.postgres.store import PostgresStore, open_postgres
 from waypost.store.postgres.writer import Batch, Operation
@@ -34,14 +35,15 @@ class Pair:
     @asynccontextmanager
     async def open(self, operation: Operation, call: Any) -> AsyncIterator[Any]:
         """An operation of the one node, which commits at the end of the block."""
-        async with self._batch() as batch:
+        async with self.batch() as batch:
             [result] = await operation(batch, [call])
             yield result
         for follow in batch.on_commit:
             follow()
 
     @asynccontextmanager
-    async def _batch(self) -> AsyncIterator[Batch]:
+    async def batch(self) -> AsyncIterator[Batch]:
+        """A transaction of the one node."""
         writer = store_of(self.one).writer
         async with writer._pool.acquire() as db, db.transaction():
             yield Batch(
@@ -218,6 +220,32 @@ async def test_a_node_looks_at_its_lease_before_it_locks_what_a_take_over_locks(
     await add
 
     assert free == "mail"
+
+
+async def test_a_queue_is_published_to_and_put_for_the_first_time_without_a_deadlock(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+    run = queues.put
+
+    async def put(batch: Batch, calls: list[Put]) -> Any:
+        nonlocal tries
+        tries += 1
+        return await run(batch, calls)
+
+    monkeypatch.setattr(queues, "put", put)
+    async with pair.batch() as publishing:
+        made = await queues.make(publishing.db, [("acme", "mail")], now_ms=T0)
+        putting = await pair.begun(
+            pair.other.store.put_queue("acme", "mail", parallelism=3, paused=None, now_ms=T0)
+        )
+        await publishing.lock([("acme", queue_lane("mail"))], made=made)
+    await putting
+
+    assert tries == 1
+    queue = await pair.one.store.queue("acme", "mail")
+    assert queue is not None
+    assert queue.parallelism == 3
 
 
 async def test_a_claim_that_is_given_back_twice_at_once_is_given_back_once(pair: Pair) -> None:

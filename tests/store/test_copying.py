@@ -26,7 +26,7 @@ from waypost.domain.lanes import lane_of
 from waypost.domain.message import Message
 from waypost.store import copying
 from waypost.store.copying import CHUNK_BYTES, CHUNK_ROWS, TABLES, Copied, Differs, chunks
-from waypost.store.postgres import parts
+from waypost.store.postgres import database, parts
 from waypost.store.postgres.copying import OWN, PostgresTarget, open_target
 from waypost.store.postgres.database import migrate
 from waypost.store.postgres.store import open_postgres
@@ -333,8 +333,9 @@ async def test_no_server_starts_on_a_store_while_it_is_copied(path: Path) -> Non
 
 @pytest.mark.parametrize("made", [False, True], ids=["nothing in it", "empty tables in it"])
 async def test_a_server_that_starts_on_the_target_meanwhile_gives_up(
-    path: Path, url: str, made: bool
+    path: Path, url: str, made: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(database, "STATEMENT_S_MAX", 0.2)
     if made:
         async with connected(url) as db:
             await migrate(db)

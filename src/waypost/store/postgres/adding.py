@@ -4,13 +4,11 @@ What drafts become is gathered by `waypost.store.adds`, and written table by tab
 name is locked and read before.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from waypost.domain.errors import LimitReached
 from waypost.domain.lanes import Place, lane_of, queue_lane, queue_of
 from waypost.domain.message import Message
-from waypost.store import quotas
 from waypost.store.adds import Adds, queues_named
 from waypost.store.calls import Add
 from waypost.store.postgres import flow_keys, lanes, queues
@@ -125,24 +123,9 @@ class Adding(Adds):
 
 async def too_many_queues(db: Connection, calls: Sequence[Add]) -> list[LimitReached | None]:
     """Why each of the calls is refused that would make a queue too many."""
-    named = queues_named(draft for call in calls for draft in call.drafts)
-    if not named:
-        return [None] * len(calls)
-    there = await queues.those_there(db, named)
-    if there == named:
-        return [None] * len(calls)
-    counts = await queues.counts(db, {tenant for tenant, _ in named - there})
-    refusals: list[LimitReached | None] = []
-    for call in calls:
-        new = queues_named(call.drafts) - there
-        wanted = Counter(tenant for tenant, _ in new)
-        if any(counts[tenant] + wanted[tenant] > call.queue_count_max for tenant in wanted):
-            refusals.append(quotas.exceeded("maxQueues", call.queue_count_max))
-            continue
-        refusals.append(None)
-        there |= new
-        counts.update(wanted)
-    return refusals
+    return await queues.too_many(
+        db, [(queues_named(call.drafts), call.queue_count_max) for call in calls]
+    )
 
 
 async def _take_dedup_keys(

@@ -65,7 +65,7 @@ async def those_there(db: Connection, names: Iterable[Place]) -> set[Place]:
     return {(row[0], row[1]) for row in rows}
 
 
-async def counts(db: Connection, tenants: Iterable[str]) -> Counter[str]:
+async def _counts(db: Connection, tenants: Iterable[str]) -> Counter[str]:
     """How many queues each of the tenants has."""
     rows = await db.fetch(
         "SELECT tenant, count(*) FROM queue WHERE tenant = ANY($1::text[]) GROUP BY tenant",
@@ -108,28 +108,55 @@ async def accept(
     return [(row[0], row[1], row[2]) for row in rows]
 
 
+async def too_many(
+    db: Connection, wanted: Sequence[tuple[set[Place], int]]
+) -> list[LimitReached | None]:
+    """Why each of those is refused who want queues, and have so many at most: where it would
+    make one too many."""
+    named = {name for names, _ in wanted for name in names}
+    there = await those_there(db, named) if named else set()
+    if there == named:
+        return [None] * len(wanted)
+    counted = await _counts(db, {tenant for tenant, _ in named - there})
+    refusals: list[LimitReached | None] = []
+    for names, count_max in wanted:
+        new = Counter(tenant for tenant, _ in names - there)
+        if any(counted[tenant] + new[tenant] > count_max for tenant in new):
+            refusals.append(quotas.exceeded("maxQueues", count_max))
+            continue
+        refusals.append(None)
+        there |= names
+        counted.update(new)
+    return refusals
+
+
 async def put(batch: Batch, calls: list[Put]) -> list[LimitReached | None]:
-    """Make or change queues; see `Queues.put_queue`."""
-    await _lock(batch, calls)
-    return [await _put(batch, call) for call in calls]
+    """Make or change queues; see `Queues.put_queue`.
 
-
-async def _put(batch: Batch, call: Put) -> LimitReached | None:
-    db, tenant, name = batch.db, call.tenant, call.name
-    changed = await db.fetchval(
-        "UPDATE queue SET parallelism = $3, paused = coalesce($4, paused), updated_ms = $5"
-        " WHERE tenant = $1 AND name = $2 RETURNING true",
-        *(tenant, name, call.parallelism, call.paused, call.now_ms),
+    They are made as publishing makes them, which may do so at the same moment.
+    """
+    refusals = await too_many(
+        batch.db, [({(call.tenant, call.name)}, call.count_max) for call in calls]
     )
-    if changed is None:
-        if (await counts(db, [tenant]))[tenant] >= call.count_max:
-            return quotas.exceeded("maxQueues", call.count_max)
-        await db.execute(
-            "INSERT INTO queue VALUES ($1, $2, $3, coalesce($4, false), $5, $5, $5)",
-            *(tenant, name, call.parallelism, call.paused, call.now_ms),
-        )
-    await lanes.refresh(batch, [(tenant, queue_lane(name))], now_ms=call.now_ms)
-    return None
+    taken = [call for call, refusal in zip(calls, refusals, strict=True) if refusal is None]
+    now_ms = max(call.now_ms for call in calls)
+    names = {(call.tenant, call.name) for call in taken}
+    await _lock(batch, taken, made=await make(batch.db, names, now_ms=now_ms))
+    for call in taken:
+        await _put(batch, call, now_ms=now_ms)
+    return refusals
+
+
+async def _put(batch: Batch, call: Put, *, now_ms: int) -> None:
+    tenant, name = call.tenant, call.name
+    await batch.db.execute(
+        # One that was ended since `make` is made anew.
+        "INSERT INTO queue AS q VALUES ($1, $2, $3, coalesce($4, false), $5, $5, $5)"
+        " ON CONFLICT (tenant, name) DO UPDATE SET parallelism = excluded.parallelism,"
+        " paused = coalesce($4, q.paused), updated_ms = excluded.updated_ms",
+        *(tenant, name, call.parallelism, call.paused, now_ms),
+    )
+    await lanes.refresh(batch, [(tenant, queue_lane(name))], now_ms=now_ms)
 
 
 async def pause(batch: Batch, calls: list[Pause]) -> list[bool]:
@@ -153,8 +180,9 @@ async def _pause(batch: Batch, call: Pause) -> bool:
     return True
 
 
-async def _lock(batch: Batch, calls: Sequence[Put | Pause]) -> None:
-    await batch.lock((call.tenant, queue_lane(call.name)) for call in calls if is_text(call.name))
+async def _lock(batch: Batch, calls: Sequence[Put | Pause], *, made: Iterable[Place] = ()) -> None:
+    places = {(call.tenant, queue_lane(call.name)) for call in calls if is_text(call.name)}
+    await batch.lock(places, made=made)
 
 
 async def end(db: Connection, tenant: str, name: str, *, mark: int, now_ms: int) -> None:
