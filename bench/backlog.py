@@ -23,7 +23,7 @@ from waypost.domain.flow import Flow, FlowKey
 from waypost.domain.ids import message_id
 from waypost.domain.lanes import key_lane, lane_of, queue_lane
 from waypost.domain.message import Message
-from waypost.store.postgres.permits import resource
+from waypost.store.postgres.lanes import key_resource
 from waypost.store.postgres.writer import BLOCK_BITS
 
 HOSTS = 1_000
@@ -104,7 +104,7 @@ def _limits(model: Message, *, now_ms: int) -> Mapping[str, list[tuple[Any, ...]
     tenant = model.tenant
     names = [f"queue-{n}" for n in range(QUEUES)]
     key = FlowKey(name=FLOW.key, parallelism=FLOW.parallelism, used_ms=now_ms)
-    on = resource(tenant, FLOW.key)
+    on = key_resource(tenant, FLOW.key)
     return {
         "queue": [
             *(

@@ -97,10 +97,10 @@ class Server:
             "unix_socket_directories": str(self.directory),
             **self.settings,
         }
-        words = ["-D", self._data, *(f"--{name}={value}" for name, value in settings.items())]
+        words = ["-D", str(self._data), *(f"--{name}={value}" for name, value in settings.items())]
         with self._log.open("ab") as log:
             self._keeper = subprocess.Popen(
-                ["/bin/sh", "-c", _KEEPER, "sh", self.programs / "postgres", *words],
+                ["/bin/sh", "-c", _KEEPER, "sh", str(self.programs / "postgres"), *words],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
