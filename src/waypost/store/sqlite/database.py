@@ -91,6 +91,8 @@ def connect(path: str, *, read_only: bool = False) -> apsw.Connection:
         )
         try:
             db.set_busy_timeout(BUSY_MS)
+            # Plans go by no values: else each statement with a range is planned anew each time.
+            db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
             if not read_only:
                 # A database that is only looked at and refused must stay as it was.
                 db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
