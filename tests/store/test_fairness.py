@@ -11,6 +11,7 @@ from tests.store.bench import Bench, id_of, ids
 from tests.store.conftest import Open
 from tests.support.factory import SECOND, T0, a_draft, some_places
 from waypost.domain.flow import Flow
+from waypost.store.postgres import shut
 from waypost.store.protocol import Claim, Draft
 
 PLACES = 4
@@ -255,6 +256,17 @@ async def test_queues_that_have_many_for_a_key_share_its_permits(
     await _fill_queues(keyed, LIMITS[limits], names, parallelism=parallelism)
 
     _shared(await keyed.rounds(), names, within=len(names))
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+async def test_queues_share_a_key_where_no_more_lanes_can_be_remembered(
+    keyed: Busy, limits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that wait for a host, which is no reason for these to lose their turns."""
+    monkeypatch.setattr(shut, "SHUT_MAX", 0)
+    await _fill_queues(keyed, LIMITS[limits], "ab", parallelism=2 * PERMITS)
+
+    _shared(await keyed.rounds(), "ab", within=2)
 
 
 @pytest.mark.parametrize("names", ["ab", "abc"])

@@ -535,6 +535,39 @@ async def test_keys_are_listed_by_name_and_found_by_part_of_it(bench: Bench) -> 
     assert await names("nothing") == []
 
 
+async def test_lanes_come_back_from_a_key_no_faster_than_they_may_go(bench: Bench) -> None:
+    """They have old turns, and those that stand in line say how far claiming is behind."""
+    await bench.add(*keyed())
+    await pause(bench)
+    for n in range(10):
+        await bench.add(*keyed(queue=f"q{n}"))
+    assert await bench.claim() == []
+    now_ms = T0 + HOUR
+    await pause(bench, paused=False, now_ms=now_ms)
+
+    for count in (3, 3, 3, 1):
+        assert len(await bench.claim(3, now_ms=now_ms)) == count
+        assert (await bench.store.pulse(now_ms=now_ms)).oldest_due_ms is None
+
+
+async def test_a_retry_in_a_queue_that_waits_for_a_key_is_looked_at_when_it_is_due(
+    bench: Bench,
+) -> None:
+    await bench.add(*keyed(parallelism=1))
+    await bench.store.put_queue("acme", "q", parallelism=3, paused=None, now_ms=T0)
+    await bench.add(a_draft(queue="q"))
+    free = bench.born[-1]
+    await bench.add(*keyed(queue="q", parallelism=1))
+    assert await bench.claim() == []
+    hints: list[int] = []
+    bench.store.writer.on_waiting = hints.append
+
+    await bench.retry(free, at_ms=T0 + 10)
+
+    assert hints == [T0 + 10]
+    assert ids(await bench.claim(now_ms=T0 + 10)) == [free.message.id]
+
+
 async def test_changes_of_one_moment_see_each_other_and_a_fault_reaches_its_caller_alone(
     bench: Bench,
 ) -> None:

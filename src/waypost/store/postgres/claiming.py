@@ -318,7 +318,11 @@ class _Claiming:
             if line.taken or line.blocked_on != NODE
         }
         # Those that can neither go nor be left out would stand before all others for ever.
-        served = [place for place, line in seen.items() if line.taken or shut.full]
+        served = [
+            place
+            for place, line in seen.items()
+            if line.taken or (shut.full and not isinstance(line.blocked_on, _Key))
+        ]
         states = await lanes.refresh(self.batch, seen, now_ms=now_ms, served=served)
         await lanes.refresh(self.batch, set(changed) - set(seen), now_ms=now_ms)
         blocked = []

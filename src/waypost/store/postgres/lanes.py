@@ -141,10 +141,10 @@ async def refresh(
             and place not in served
         ):
             turns.append((*place, turn_ms, state.blocked_on, retry_ms))
+            batch.someone_waits(retry_ms)
         else:
             turns.append((*place, turn_ms, None, None))
-            if not left_out:
-                batch.someone_waits(turn_ms)
+            batch.someone_waits(retry_ms if left_out else turn_ms)
     if turns:
         await batch.db.execute(
             "INSERT INTO lane AS l SELECT tenant, lane, turn_ms, blocked_on, retry_ms"

@@ -156,6 +156,7 @@ async def give_back(db: Connection, permits: Iterable[tuple[str, str, int]]) -> 
 
 
 class Opening(msgspec.Struct, frozen=True):
+    count_max: int
     now_ms: int
 
 
@@ -172,20 +173,22 @@ async def is_due(db: Connection, *, now_ms: int) -> bool:
 async def open_keys(batch: Batch, calls: list[Opening]) -> list[None]:
     """Let lanes that wait for keys come back to the line, as many as these have room for now:
     behind a key's own lane where it is its turn, else before it; and those in which a retry
-    has fallen due that has its place in the queue."""
+    has fallen due that has its place in the queue.  No more than `count_max` of all keys, for
+    what comes back has an old turn and is to go at once."""
     db, now_ms = batch.db, max(call.now_ms for call in calls)
+    left = max(call.count_max for call in calls)
     found = await db.fetch(
         "SELECT tenant, name FROM flow_key WHERE opens_ms <= $1 ORDER BY opens_ms LIMIT $2",
         now_ms,
         KEYS_OPENED_MAX,
     )
-    names = sorted((row[0], row[1]) for row in found)
+    names = [(row[0], row[1]) for row in found]
     await batch.lock_rows("flow_key", "name", names)
     rooms: dict[Place, int] = {}
     opens: dict[Place, int | None] = {}
     others_first: set[Place] = set()
     for name, (key, in_use) in (await flow_keys.states(db, names)).items():
-        room = min(key.room(in_use, now_ms=now_ms), KEYS_OPENED_MAX)
+        room = min(key.room(in_use, now_ms=now_ms), left)
         if room:
             rooms[name] = room
         else:
@@ -197,9 +200,12 @@ async def open_keys(batch: Batch, calls: list[Opening]) -> list[None]:
     ahead: list[tuple[str, str, int]] = []
     behind: list[Place] = []
     coming = dict.fromkeys(due, now_ms)
-    for name, room in rooms.items():
-        waiting = blocked.get(key_resource(*name), [])
-        opens[name] = now_ms if len(waiting) == room else None
+    for name in names:
+        if name not in rooms or not left:
+            continue
+        waiting = blocked.get(key_resource(*name), [])[:left]
+        opens[name] = now_ms if len(waiting) == min(rooms[name], left) else None
+        left -= len(waiting)
         own = (name[0], key_lane(name[1]))
         if name in others_first:
             behind.append(own)

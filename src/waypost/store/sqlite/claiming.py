@@ -44,10 +44,11 @@ class Claims:
         db, places = batch.db, ask.places
         for resource, room in places.openings():
             batch.on_rollback.append(partial(places.wait_for, resource))
-            if lanes.reopen(db, resource, count_max=room):
+            if lanes.reopen(db, resource, count_max=room) == room:
                 places.wait_for(resource)
         claiming = _Claiming(batch, ask)
-        claiming.permits.open()  # before retries come back: a key's own lane may go before these
+        # Before retries come back: a key's own lane may go before these.
+        claiming.permits.open(count_max=min(ask.count_max, places.free))
         lanes.reopen_for_retries(db, count_max=LANES_VISITED_MAX, now_ms=ask.now_ms)
         for _ in range(PASSES_MAX):
             if claiming.left <= 0 or not self._pass(db, claiming):

@@ -82,7 +82,7 @@ def head_due_ms(db: apsw.Connection, tenant: str, lane: str, *, holding: int) ->
 def refresh(
     db: apsw.Connection, tenant: str, lane: str, *, now_ms: int, served: bool = False
 ) -> int | None:
-    """Work out when a lane's turn comes; when it does, or None.
+    """Work out when a lane's turn comes; when it is to be looked at, or None.
 
     A lane that becomes ready joins the line now, as one does that was `served`;
     one that stands in line already keeps its place.  One that waits for a host or a key goes
@@ -125,7 +125,7 @@ def refresh(
         " RETURNING blocked_on",
         (tenant, lane, turn_ms, host, turn_ms == now_ms and not served, retry_ms, for_key),
     ).fetchone()
-    return None if blocked_on is not None else turn_ms
+    return turn_ms if blocked_on is None else retry_ms
 
 
 def block(db: apsw.Connection, tenant: str, lane: str, *, on: str) -> None:
@@ -189,17 +189,17 @@ def first_turn_ms(db: apsw.Connection, resource: str) -> int | None:
 
 def reopen(
     db: apsw.Connection, resource: str, *, count_max: int, turn_ms_max: int | None = None
-) -> bool:
+) -> int:
     """Let some lanes that wait for a resource come back to the line, those first that have
-    waited longest, at the places that they have kept, which are not after `turn_ms_max`.
-    Whether more may be waiting for it."""
+    waited longest, at the places that they have kept, which are not after `turn_ms_max`; how
+    many came."""
     db.execute(
         "UPDATE lane SET blocked_on = NULL, turn_ms = min(turn_ms, coalesce(?, turn_ms))"
         " WHERE (tenant, lane) IN"
         " (SELECT tenant, lane FROM lane WHERE blocked_on = ? ORDER BY turn_ms LIMIT ?)",
         (turn_ms_max, resource, count_max),
     )
-    return db.changes() == count_max
+    return db.changes()
 
 
 def wait(db: apsw.Connection, lanes: dict[tuple[str, str], int]) -> None:

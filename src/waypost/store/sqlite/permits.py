@@ -91,9 +91,10 @@ class Permits:
         assert use is not None, name
         self._look_again(tenant, name, use.key.opens_ms(use.in_use, now_ms=self._now_ms))
 
-    def open(self) -> None:
+    def open(self, *, count_max: int) -> None:
         """Let lanes that wait for keys come back to the line, as many as these have room for
-        now: behind the key's own lane where it is its turn, else before it."""
+        now: behind the key's own lane where it is its turn, else before it.  No more than
+        `count_max` of all keys, for what comes back has an old turn and is to go at once."""
         found = query(
             self._db,
             "SELECT tenant, name FROM flow_key INDEXED BY flow_key_opens"
@@ -101,6 +102,8 @@ class Permits:
             (self._now_ms, KEYS_OPENED_MAX),
         )
         for tenant, name in found.fetchall():
+            if count_max <= 0:
+                break
             use = self._use(tenant, name)
             assert use is not None, name
             room = use.key.room(use.in_use, now_ms=self._now_ms)
@@ -116,9 +119,10 @@ class Permits:
             elif (first_ms := lanes.first_turn_ms(self._db, others)) is not None:
                 # Of equal turns the lane of a key comes first, by its name.
                 lanes.come_forward(self._db, tenant, own, turn_ms=first_ms, now_ms=turn_ms_max)
-            room = min(room, KEYS_OPENED_MAX)
-            more = lanes.reopen(self._db, others, count_max=room, turn_ms_max=turn_ms_max)
-            self._look_again(tenant, name, self._now_ms if more else None)
+            room = min(room, count_max)
+            came = lanes.reopen(self._db, others, count_max=room, turn_ms_max=turn_ms_max)
+            self._look_again(tenant, name, self._now_ms if came == room else None)
+            count_max -= came
 
     def write(self) -> None:
         insert(self._db, "hold", self._holds)
