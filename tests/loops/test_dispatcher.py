@@ -11,7 +11,7 @@ from tests.support.clock import SetClock
 from tests.support.factory import DOWN, HOUR, OK, SECOND, T0, a_draft, some_places
 from tests.support.sender import RememberingSender
 from waypost import services
-from waypost.domain.errors import StoreUnavailable
+from waypost.domain.errors import StoreFull, StoreUnavailable
 from waypost.domain.places import SLOW_MS, Places
 from waypost.domain.retry import Backoff
 from waypost.loops.dispatcher import POLL_MS, Dispatcher
@@ -47,9 +47,9 @@ class Rig:
     async def step(self) -> int:
         return await self.dispatcher.step(self.clock.now_ms())
 
-    async def finish(self, *, wait_ms: int = 5_000) -> int:
-        """Drain; how many attempts were given back."""
-        return await self.dispatcher.drain(wait_ms=wait_ms, hurry=asyncio.Event())
+    async def finish(self) -> None:
+        """Wait for the attempts under way; unlike after a drain, others may begin later."""
+        await self.dispatcher._all_have_ended()
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ async def test_a_drain_waits_for_attempts_and_gives_back_what_is_left(rig: Rig) 
     await rig.bench.add_waiting(*drafts)
     await rig.step()
 
-    assert await rig.finish(wait_ms=1) == 2
+    assert await rig.dispatcher.drain(wait_ms=1, hurry=asyncio.Event()) == 2
 
     again = await Bench(rig.store).claim()
     assert [(claim.retried, claim.interrupted) for claim in again] == [(0, 0)] * 2
@@ -168,6 +168,27 @@ async def test_a_drain_in_a_hurry_waits_for_nobody(rig: Rig) -> None:
     hurry.set()
 
     assert await rig.dispatcher.drain(wait_ms=HOUR, hurry=hurry) == 1
+
+
+@pytest.mark.parametrize("problem", [StoreFull, StoreUnavailable])
+async def test_a_drain_waits_for_attempts_while_the_store_is_full_or_away(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, problem: type[Exception]
+) -> None:
+    async def release(_claims: Sequence[Claim], *, now_ms: int) -> None:
+        raise problem
+
+    rig.sender.hold()
+    draft = a_draft()
+    await rig.bench.add_waiting(draft)
+    await rig.step()
+    monkeypatch.setattr(rig.store, "release", release)
+    drain = asyncio.create_task(rig.dispatcher.drain(wait_ms=HOUR, hurry=asyncio.Event()))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    rig.sender.let_go()
+
+    assert await drain == 0
+    assert await rig.bench.states(id_of(draft)) == ["CREATED", "ACTIVE", "DELIVERED"]
 
 
 async def test_an_attempt_that_runs_for_long_leaves_its_place_and_speaks_against_its_host(

@@ -15,7 +15,7 @@ from tests.support.databases import Databases, connected
 from tests.support.factory import HOUR, T0, a_draft, some_places
 from tests.support.postgres import SHIPPED
 from tests.support.sender import RememberingSender
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 from waypost.domain.retry import Backoff
 from waypost.loops.dispatcher import Dispatcher
 from waypost.services.delivery import Delivery
@@ -47,12 +47,21 @@ class Node:
         bench.births = self.dispatcher.births
         self.born = a_draft(url="https://born.example/")
 
+    async def begin(self) -> None:
+        """Have an attempt in hand that does not end."""
+        self.sender.hold()
+        await self.bench.add(a_draft(url="https://begun.example/"))
+
     @asynccontextmanager
     async def accepting(self) -> AsyncIterator["asyncio.Task[list[Accepted]]"]:
         """It accepts a message that is born, and waits for a lock until the end of the block."""
         late = "https://late.example/"
         await self.bench.add(a_draft(url=late, delay_ms=HOUR))
-        async with connected(self.url) as db, db.transaction():
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            connected(self.url) as db,
+            db.transaction(),
+        ):
             await db.execute("SELECT 1 FROM lane FOR UPDATE")
             drafts = [self.born, a_draft(url=late, delay_ms=HOUR - 1)]
             adding = asyncio.create_task(self.bench.add(*drafts))
@@ -99,21 +108,35 @@ async def test_a_drain_waits_for_what_is_being_accepted_and_for_its_attempt(node
 async def test_a_drain_in_a_hurry_waits_for_nothing_that_is_being_accepted(node: Node) -> None:
     hurry = asyncio.Event()
     hurry.set()
+    await node.begin()
     async with node.accepting() as adding:
         node.bench.places.close()
 
-        assert await node.dispatcher.drain(wait_ms=HOUR, hurry=hurry) == 0
+        assert await node.dispatcher.drain(wait_ms=HOUR, hurry=hurry) == 1
         assert not adding.done()
 
 
 async def test_a_drain_waits_for_what_is_being_accepted_no_longer_than_for_attempts(
     node: Node,
 ) -> None:
+    await node.begin()
     async with node.accepting() as adding:
         node.bench.places.close()
 
-        assert await node.dispatcher.drain(wait_ms=1, hurry=asyncio.Event()) == 0
+        assert await node.dispatcher.drain(wait_ms=1, hurry=asyncio.Event()) == 1
         assert not adding.done()
+
+
+async def test_what_is_born_after_the_drain_is_not_sent_and_goes_back(node: Node) -> None:
+    async with node.accepting() as adding:
+        node.bench.places.close()
+        await node.dispatcher.drain(wait_ms=1, hurry=asyncio.Event())
+    await adding
+
+    [again] = await until(Bench(node.bench.store).claim)
+    assert (ids([again]), again.interrupted) == ([id_of(node.born)], 0)
+    assert node.sender.sent == []
+    assert node.bench.places.in_flight == 0
 
 
 async def test_what_is_born_while_the_store_closes_is_not_sent_and_goes_back_at_once(

@@ -1,10 +1,12 @@
 """The home of the claims in hand: as many as there are places for, each an attempt under way."""
 
 import asyncio
+from contextlib import suppress
 from itertools import takewhile
 
 from waypost.clock import Clock
 from waypost.domain.attempt import Outcome
+from waypost.domain.errors import StoreFull, StoreUnavailable
 from waypost.domain.places import SLOW_MS, Places, Sign
 from waypost.loops.loop import Loop
 from waypost.services.delivery import Delivery
@@ -56,6 +58,7 @@ class Dispatcher:
         self._none_left.set()
         self._young: dict[_Attempt, None] = {}  # in the order in which they began
         self._full = False
+        self._drained = False
         self._rest_until_ms = 0
         self._faults: list[BaseException] = []
         self.loop = Loop("dispatcher", self.step, clock=clock, telemetry=telemetry)
@@ -108,13 +111,14 @@ class Dispatcher:
     async def drain(self, *, wait_ms: int, hurry: asyncio.Event) -> int:
         """Wait for the attempts under way, at most `wait_ms`; release the others.
 
-        How many were released.
+        How many were released.  What is handed over later is given back, and not sent.
         """
         ends = [asyncio.ensure_future(end) for end in (self._all_have_ended(), hurry.wait())]
         await asyncio.wait(ends, timeout=wait_ms / 1000, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()
         await asyncio.gather(*ends, return_exceptions=True)
+        self._drained = True
         left = dict(self._in_hand)
         for task in left:
             task.cancel()
@@ -128,11 +132,14 @@ class Dispatcher:
     async def _all_have_ended(self) -> None:
         # What is being accepted may still be handed over: a release of nothing returns
         # after that.
-        await self._deliveries.release([], now_ms=self._clock.now_ms())
+        with suppress(StoreFull, StoreUnavailable):
+            await self._deliveries.release([], now_ms=self._clock.now_ms())
         await self._none_left.wait()
 
     async def _attempt(self, attempt: _Attempt) -> None:
         try:
+            if self._drained:
+                raise NotBegun
             outcome = await self._delivery.attempt(attempt.claim)
         except NotBegun:
             self._give_back(attempt, Sign.NONE)

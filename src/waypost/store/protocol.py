@@ -409,8 +409,8 @@ class Deliveries(Protocol):
     async def release(self, claims: Sequence[Claim], *, now_ms: int) -> None:
         """Give claims back undelivered; it is not counted as an interruption (D18).
 
-        Claims that were lost are passed over.  When it returns, what was asked before has
-        handed its births over, be there claims to give back or not.
+        Claims that were lost are passed over.  A release of none returns when what was asked
+        before has handed its births over.
         """
         ...
 
