@@ -366,6 +366,7 @@ async def test_a_model_is_read_no_faster_than_its_caller_reads() -> None:
             except TimeoutError:  # it has been written, and waits to leave
                 stalled.set()
                 await reads.wait()
+        await peer.hang()  # what it has written leaves first
 
     async with asking_rude(script) as (server, _), connected(server) as caller:
         caller.ask(more="Connection: close\r\n")
