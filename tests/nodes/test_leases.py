@@ -1,6 +1,7 @@
 """What a node may do while its lease goes on, once it is over, and when it has another."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -164,7 +165,9 @@ async def test_nodes_are_told_apart_by_their_names_until_they_leave(cluster: Clu
     await until(forgotten)
 
 
-@pytest.mark.parametrize("over", ["a transaction", "a statement", "an answer"])
+@pytest.mark.parametrize(
+    "over", ["a transaction", "a statement", "an answer", "the end of an answer"]
+)
 async def test_a_transaction_of_a_node_that_is_frozen_keeps_nobody_waiting(
     over: str, cluster: Cluster
 ) -> None:
@@ -174,12 +177,18 @@ async def test_a_transaction_of_a_node_that_is_frozen_keeps_nobody_waiting(
     async with lent(life_of(frozen).writer._pool) as db:
         await db.execute("BEGIN; SELECT 1 FROM queue FOR UPDATE")
         answers = []
-        if over != "a transaction":
+        if over in ("a statement", "an answer"):
             statement = await db.prepare("SELECT repeat('x', 50000000)")
         if over == "an answer":
             assert isinstance(db, PoolConnectionProxy)
             db._con._transport.pause_reading()
             answers.append(asyncio.create_task(statement.fetchval()))
+        if over == "the end of an answer":
+            assert isinstance(db, PoolConnectionProxy)
+            db._con._transport.pause_reading()
+            # Each is smaller than the server's buffer, which leaves when it awaits the next.
+            query = b"SELECT repeat('x', 4000)\0"
+            db._con._transport.write((b"Q" + struct.pack("!i", 4 + len(query)) + query) * 500)
 
         async with asyncio.timeout(10 * LEASE_MS / 1000):
             assert await other.store.pause_queue("acme", "mail", paused=True, now_ms=T0)

@@ -99,7 +99,8 @@ async def end_the_silent(db: Connection, *, silence_ms_max: int) -> int:
     rows = await db.fetch(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name = $1 AND datname = current_database()"
-        " AND usename = current_user AND state = 'active' AND wait_event_type = 'Client'"
+        " AND usename = current_user AND wait_event_type = 'Client'"
+        " AND (state = 'active' OR wait_event = 'ClientWrite')"  # at an answer's end it is idle
         " AND state_change < clock_timestamp() - $2 * interval '1 ms'",
         APPLICATION,
         silence_ms_max,
