@@ -201,10 +201,11 @@ async def open_keys(batch: Batch, calls: list[Opening]) -> list[None]:
     behind: list[Place] = []
     coming = dict.fromkeys(due, now_ms)
     for name in names:
-        if name not in rooms or not left:
+        room = min(rooms.get(name, 0), left)
+        if not room:
             continue
-        waiting = blocked.get(key_resource(*name), [])[:left]
-        opens[name] = now_ms if len(waiting) == min(rooms[name], left) else None
+        waiting = blocked.get(key_resource(*name), [])[:room]
+        opens[name] = now_ms if len(waiting) == room else None
         left -= len(waiting)
         own = (name[0], key_lane(name[1]))
         if name in others_first:
