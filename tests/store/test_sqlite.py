@@ -23,7 +23,7 @@ from waypost.domain.signing import SigningKeys
 from waypost.store import counts
 from waypost.store.migrations import SchemaTooNew
 from waypost.store.protocol import LogFilter, LogView, Retention, Tenant, Token, give_back_place
-from waypost.store.sqlite import database, readers, upkeep, writer
+from waypost.store.sqlite import checkpoints, database, readers, upkeep, writer
 from waypost.store.sqlite.database import MIGRATIONS, Locked, Unusable
 from waypost.store.sqlite.people import PeopleFile
 from waypost.store.sqlite.store import MEMORY, SqliteStore
@@ -296,8 +296,8 @@ async def test_a_database_that_stays_locked_is_unavailable_in_sqlites_words(
 async def test_a_checkpoint_leaves_nothing_open_that_a_commit_would_trip_over(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 1)
-    monkeypatch.setattr(writer, "LOG_PAGES", 1)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_PAGES", 1)
+    monkeypatch.setattr(checkpoints, "LOG_PAGES", 1)
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
     loop = asyncio.get_running_loop()
     run = loop.run_in_executor
@@ -323,22 +323,22 @@ async def test_a_checkpoint_leaves_nothing_open_that_a_commit_would_trip_over(
 async def test_a_reader_that_holds_a_snapshot_does_not_make_each_commit_a_checkpoint(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 50)
-    monkeypatch.setattr(writer, "LOG_PAGES", 50)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(checkpoints, "LOG_PAGES", 50)
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
     bench = Bench(store)
     await bench.add_waiting(a_draft())
     reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM message").fetchall()
-    checkpoints = []
-    real = store.writer._checkpoint_now
-    monkeypatch.setattr(store.writer, "_checkpoint_now", lambda: checkpoints.append(real()))
+    moved = []
+    real = checkpoints._move
+    monkeypatch.setattr(checkpoints, "_move", lambda db: moved.append(real(db)))
 
     for _ in range(100):
         await bench.add_waiting(a_draft(body=b"x" * 10_000))
 
-    assert 3 <= len(checkpoints) <= 30
+    assert 6 <= len(moved) <= 60
     reader.close()
     await store.close()
 
@@ -346,13 +346,15 @@ async def test_a_reader_that_holds_a_snapshot_does_not_make_each_commit_a_checkp
 async def test_the_log_begins_anew_only_where_it_is_long(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 20)
-    monkeypatch.setattr(writer, "LOG_PAGES", 200)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_PAGES", 20)
+    monkeypatch.setattr(checkpoints, "LOG_PAGES", 200)
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
     bench = Bench(store)
     moved: list[int] = []
-    real = writer._move
-    monkeypatch.setattr(writer, "_move", lambda db: (moved.append(db is store.writer.db), real(db)))
+    real = checkpoints._move
+    monkeypatch.setattr(
+        checkpoints, "_move", lambda db: (moved.append(db is store.writer.db), real(db))
+    )
 
     for _ in range(150):
         await bench.add_waiting(a_draft(body=b"x" * 10_000))
@@ -361,6 +363,63 @@ async def test_the_log_begins_anew_only_where_it_is_long(
     assert moved.count(False) >= 2 * moved.count(True)
     assert Path(f"{path}-wal").stat().st_size < 4 * 200 * 4096
     await store.close()
+
+
+async def test_what_was_moved_is_on_disk_before_the_writer_stands_still(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_PAGES", 20)
+    monkeypatch.setattr(checkpoints, "LOG_PAGES", 20)
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+    done: list[str] = []
+    move, sync = checkpoints._move, checkpoints.sync
+
+    def moved(db: apsw.Connection) -> None:
+        move(db)
+        done.append("to the end" if db is store.writer.db else "beside")
+
+    def synced(file: int) -> None:
+        assert os.path.samestat(os.fstat(file), Path(path).stat())
+        sync(file)
+        done.append("synced")
+
+    monkeypatch.setattr(checkpoints, "_move", moved)
+    monkeypatch.setattr(checkpoints, "sync", synced)
+    for _ in range(50):
+        await bench.add_waiting(a_draft(body=b"x" * 10_000))
+
+    assert done[:6] == ["beside", "synced", "to the end"] * 2
+    await store.close()
+
+
+async def test_a_file_whose_sync_fails_is_not_trusted_any_more(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_PAGES", 20)
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    bench = Bench(store)
+
+    def fail(_file: int) -> None:
+        raise OSError("planted")
+
+    monkeypatch.setattr(checkpoints, "sync", fail)
+
+    async def add_many() -> None:
+        for _ in range(50):
+            await bench.add_waiting(a_draft(body=b"x" * 10_000))
+
+    with pytest.raises(StoreBroken, match="planted"):
+        await add_many()
+    await store.close()
+
+
+async def test_a_store_that_is_closed_leaves_no_log(path: str) -> None:
+    store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
+    await Bench(store).add(a_draft())
+    await store.close()
+
+    assert not Path(f"{path}-wal").exists()
 
 
 async def test_a_link_to_the_file_is_locked_with_it(path: str) -> None:

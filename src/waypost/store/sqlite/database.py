@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -232,6 +232,10 @@ def erase(path: str) -> None:
             file.with_name(file.name + suffix).unlink(missing_ok=True)
     finally:
         lock.close()
+
+
+sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+"""Bring an open file's bytes to the disk.  Not every system has the cheaper call."""
 
 
 def query(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:

@@ -26,17 +26,12 @@ import apsw
 from waypost.domain.errors import StoreBroken, StoreFull, StoreUnavailable
 from waypost.domain.places import Places, Sign
 from waypost.store.protocol import Claim, give_back_place, take_place
-from waypost.store.sqlite.database import BUSY_MS, connect, query
+from waypost.store.sqlite.checkpoints import Checkpoints
+from waypost.store.sqlite.database import BUSY_MS, query, sync
 
 BATCH_CALLS_MAX = 256
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 """A batch is bounded; a larger call goes alone."""
-
-CHECKPOINT_PAGES = 4_000
-"""The write-ahead log is moved into the database each time it grew by so many (16 MB)."""
-
-LOG_PAGES = 8_000
-"""A log that is longer begins anew, for which the writer has to stand still."""
 
 BUSY_RETRY_MS = 5
 
@@ -153,15 +148,13 @@ class Writer:
         self._wake = asyncio.Event()
         self._closing = False
         self._log_synced = True
-        self._log_pages = 0
-        self._log_pages_tried = 0
-        self._mover = None if in_memory else connect(batch.db.filename)
-        self._moving: asyncio.Future[None] | None = None
-        self._moved = False
         self.db.set_busy_timeout(0)  # the event loop must not stand still; see `_begin`
-        self.db.set_wal_hook(self._logged)
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="waypost-sync")
+        self._checkpoints: Checkpoints | None = None
+        if not in_memory:
+            self._checkpoints = Checkpoints(self.db, self._threads, self._wake.set)
+            self.db.set_wal_hook(self._logged)
         self._task = self._loop.create_task(self._run(), name="store writer")
         self._task.add_done_callback(self._ended)
         self.broken: str | None = None
@@ -197,13 +190,9 @@ class Writer:
         self._wake.set()
         await asyncio.wait([self._task])
         self._threads.shutdown()
-        if self._mover is not None:
-            self._mover.close()
-        if self.broken is None and not self._in_memory:
-            # The log may stay beside the database, where it is as good.
-            with suppress(apsw.FullError, apsw.BusyError):
-                self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self.db.close()
+        if self._checkpoints is not None:
+            self._checkpoints.close(whole=self.broken is None)
 
     async def _run(self) -> None:
         passed_over = 0
@@ -226,11 +215,7 @@ class Writer:
             else:
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            if self._log_pages - self._log_pages_tried >= CHECKPOINT_PAGES:
-                self._begin_checkpoint()
-            if self._moved:
-                await self._end_checkpoint()
+            await self._checkpoint()
 
     async def _serve_patient(self) -> None:
         """Run one patient call, and rest as long as it took, unless somebody calls meanwhile.
@@ -370,7 +355,7 @@ class Writer:
     def _sync_now(self) -> None:
         log = os.open(self.db.filename_wal, os.O_RDONLY)
         try:
-            os.fdatasync(log)
+            sync(log)
         finally:
             os.close(log)
 
@@ -396,55 +381,26 @@ class Writer:
             for call in calls:
                 await self._transact([call])
 
-    def _begin_checkpoint(self) -> None:
-        """Begin to move the log into the database, on a connection of its own: batches go on.
-
-        What readers still look at stays, so that it is tried again when the log has grown
-        further.
-        """
-        self._log_pages_tried = self._log_pages
-        if self._mover is not None and self._moving is None:
-            self._moving = self._loop.run_in_executor(self._threads, _move, self._mover)
-            self._moving.add_done_callback(self._log_moved)
-
-    def _log_moved(self, moving: "asyncio.Future[None]") -> None:
-        if moving.exception() is None and self._log_pages < LOG_PAGES:
-            self._moving = None
-        else:
-            self._moved = True
-            self._wake.set()
-
-    async def _end_checkpoint(self) -> None:
-        """Move what was logged meanwhile, while nothing is: only a log that is moved to its end
-        begins anew."""
-        moving, self._moving, self._moved = self._moving, None, False
-        assert moving is not None
+    async def _checkpoint(self) -> None:
+        if self._checkpoints is None:
+            return
         try:
-            await moving
-            await self._loop.run_in_executor(self._threads, self._checkpoint_now)
+            await self._checkpoints.go_on()
         except apsw.FullError:
             pass  # the log goes on growing from the reserve; the next commit will tell
         except apsw.Error as fault:
             await self._blame([], fault)
-
-    def _checkpoint_now(self) -> None:
-        _move(self.db)
+        except OSError as fault:
+            self._break(f"the database failed: {fault}", [])
 
     def _logged(self, _db: apsw.Connection, _name: str, pages: int) -> int:
-        if pages < self._log_pages:
-            self._log_pages_tried = 0  # the log began anew
-        self._log_pages = pages
+        assert self._checkpoints is not None
+        self._checkpoints.logged(pages)
         self._log_synced = self._syncing
         return int(apsw.SQLITE_OK)
 
 
 _DISK_FAULTS = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError)
-
-
-def _move(db: apsw.Connection) -> None:
-    """Move the log into the database as far as readers let us."""
-    # To the end, in this thread: while its cursor is open, COMMIT is refused.
-    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def _ignore(_figure: float) -> None:
