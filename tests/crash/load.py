@@ -466,7 +466,8 @@ class Load:
             except Unknown:
                 if dedup is None or self._stopping:
                     return
-                await asyncio.wait_for(self._serving.wait(), ANSWER_S_MAX * 4)
+                async with asyncio.timeout(ANSWER_S_MAX * 4):
+                    await self._serving.wait()
                 await asyncio.sleep(0)
                 continue
             if status in (200, 202):
