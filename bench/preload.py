@@ -28,7 +28,7 @@ async def delayed(
     """Put delayed messages into a database: due from a day on, all in one host's lane."""
     now_ms = time.time_ns() // 1_000_000
     async with _store(path, now_ms) as store:
-        for chunk in _drafts(count, url, body, labels, created_ms=now_ms, due_ms=now_ms + DAY_MS):
+        for chunk in _drafts(count, url, body, labels, until_ms=now_ms, due_ms=now_ms + DAY_MS):
             await store.add(chunk, births=NOBODY, now_ms=now_ms)
 
 
@@ -37,7 +37,7 @@ async def dead(path: Path, *, count: int, url: str, body: bytes, labels: Sequenc
     now_ms = time.time_ns() // 1_000_000
     places = Places(count_max=CALL, host_count_max=CALL, bytes_max=1 << 40)
     async with _store(path, now_ms) as store:
-        for chunk in _drafts(count, url, body, labels, created_ms=now_ms, due_ms=now_ms):
+        for chunk in _drafts(count, url, body, labels, until_ms=now_ms, due_ms=now_ms):
             await store.add(chunk, births=NOBODY, now_ms=now_ms)
             left = len(chunk)
             while left:
@@ -63,19 +63,26 @@ async def _store(path: Path, now_ms: int) -> AsyncIterator[SqliteStore]:
 
 
 def _drafts(
-    count: int, url: str, body: bytes, labels: Sequence[str], *, created_ms: int, due_ms: int
+    count: int, url: str, body: bytes, labels: Sequence[str], *, until_ms: int, due_ms: int
 ) -> Iterator[list[Draft]]:
-    """Drafts in chunks, each due a millisecond after the one before unless it is due at once."""
+    """Drafts in chunks, one made each millisecond until then; each is due a millisecond after the
+    one before, unless all are due at once.
+
+    Ids begin with the moment: those of messages that were all made in one lie in an index as no
+    publisher's do, each on a page of its own.
+    """
+    moments = range(until_ms - count, until_ms)
     entropy = random.Random(0).getrandbits
     host = origin_of(url).key
-    step = int(due_ms > created_ms)
-    model = model_of(url, created_ms=created_ms, labels=labels)
+    step = int(due_ms > until_ms)
+    model = model_of(url, created_ms=until_ms, labels=labels)
     for begin in range(0, count, CALL):
         yield [
             Draft(
                 message=replace(
                     model,
-                    id=message_id(created_ms, entropy(80)),
+                    id=message_id(moments[n], entropy(80)),
+                    created_ms=moments[n],
                     not_before_ms=due_ms + n * step,
                 ),
                 body=body,
