@@ -53,6 +53,9 @@ MEANS: dict[type[apsw.Error], str] = {
 }
 """What is behind a fault, where SQLite's words do not say it."""
 
+sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+"""Bring an open file's bytes to the disk.  Not every system has the cheaper call."""
+
 
 class Locked(StoreUnavailable):
     """Another server has this database open (D32)."""
@@ -232,10 +235,6 @@ def erase(path: str) -> None:
             file.with_name(file.name + suffix).unlink(missing_ok=True)
     finally:
         lock.close()
-
-
-sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
-"""Bring an open file's bytes to the disk.  Not every system has the cheaper call."""
 
 
 def query(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
