@@ -1,5 +1,6 @@
 """What can be asked of dead letters, over a store in memory."""
 
+import asyncio
 from random import Random
 from typing import Any
 
@@ -70,6 +71,20 @@ async def test_all_are_deleted_in_chunks(bench: Bench, letters: DeadLetters) -> 
     deleted = await letters.delete_many("acme", EVERYTHING, cursor=None, count_max=None)
 
     assert (deleted.count, deleted.cursor, await count(bench)) == (255, None, 0)
+
+
+async def test_of_two_who_delete_the_same_at_once_each_counts_its_own(
+    bench: Bench, letters: DeadLetters
+) -> None:
+    """W155: both have found all of them before any is deleted."""
+    await fail(bench, 51)
+
+    both = await asyncio.gather(
+        *(letters.delete_many("acme", EVERYTHING, cursor=None, count_max=None) for _ in range(2))
+    )
+
+    assert sum(deleted.count for deleted in both) == 51
+    assert await count(bench) == 0
 
 
 async def test_what_fails_while_others_are_deleted_or_retried_is_not_meant(
