@@ -368,10 +368,12 @@ async def test_the_log_begins_anew_only_where_it_is_long(
 async def test_what_was_moved_is_on_disk_before_the_writer_stands_still(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_PAGES", 20)
-    monkeypatch.setattr(checkpoints, "LOG_PAGES", 20)
     store = SqliteStore(path, free_bytes_min=0, now_ms=T0)
     bench = Bench(store)
+    await bench.add_waiting(a_draft())
+    reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)  # so that no move is whole
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM message").fetchall()
     done: list[str] = []
     move, sync = checkpoints._move, checkpoints.sync
 
@@ -386,10 +388,13 @@ async def test_what_was_moved_is_on_disk_before_the_writer_stands_still(
 
     monkeypatch.setattr(checkpoints, "_move", moved)
     monkeypatch.setattr(checkpoints, "sync", synced)
-    for _ in range(50):
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_PAGES", 20)
+    monkeypatch.setattr(checkpoints, "LOG_PAGES", 20)
+    for _ in range(200):
         await bench.add_waiting(a_draft(body=b"x" * 10_000))
 
     assert done[:6] == ["beside", "synced", "to the end"] * 2
+    reader.close()
     await store.close()
 
 
@@ -406,7 +411,7 @@ async def test_a_file_whose_sync_fails_is_not_trusted_any_more(
     monkeypatch.setattr(checkpoints, "sync", fail)
 
     async def add_many() -> None:
-        for _ in range(50):
+        for _ in range(5_000):
             await bench.add_waiting(a_draft(body=b"x" * 10_000))
 
     with pytest.raises(StoreBroken, match="planted"):
